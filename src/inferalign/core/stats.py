@@ -1,0 +1,147 @@
+"""Means with intervals, over scored units only.
+
+Numbers get a bias-corrected and accelerated (BCa) bootstrap (Efron 1987, "Better bootstrap confidence intervals"),
+yes/no outcomes get Wilson's score interval (Wilson 1927). A unit is what was drawn independently: a prompt, never
+one of its candidates. The mean of nothing raises; a report's empty cell is `Estimate.empty()`, written on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
+from inferalign.core.errors import ScoringError
+from inferalign.core.seeds import derive
+from inferalign.core.types import Score, Unscored
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BLOCK = 2_000_000
+"""Numbers held at once while resampling (16 MB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean, its interval and how many units it rests on."""
+
+    mean: float | None
+    low: float | None
+    """None with `high` when fewer than two units say nothing about spread."""
+    high: float | None
+    n: int
+
+    @classmethod
+    def empty(cls) -> Estimate:
+        """The cell of a table that no unit falls into."""
+        return cls(mean=None, low=None, high=None, n=0)
+
+
+class Split(NamedTuple):
+    """Scores apart from what could not be scored."""
+
+    values: list[float]
+    unscored_response: int
+    """Texts that cannot be judged."""
+    unscored_judge: int
+    """Judgements that failed."""
+
+
+def split_scores(scores: Sequence[Score | Unscored]) -> Split:
+    """The values in order, and the unscored counted by whose fault it was."""
+    values = [s.value for s in scores if isinstance(s, Score)]
+    blames = [s.blame for s in scores if isinstance(s, Unscored)]
+    return Split(values, blames.count("response"), blames.count("judge"))
+
+
+def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
+    """A share with Wilson's score interval, which stays inside [0, 1] and is honest at 0 and at n.
+
+    The bounds are the shares p with |successes/n - p| = z sqrt(p (1 - p) / n). Raises `ScoringError` when n is 0.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ScoringError(f"{successes} successes of {n} have no share: expected 0 <= successes <= n and n >= 1.")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the exact bound is the share itself; rounding must not put it on the wrong side.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Estimate(mean=share, low=low, high=high, n=n)
+
+
+def proportion(values: Sequence[bool], *, level: float = 0.95) -> Estimate:
+    """The share of True with Wilson's interval. Raises `ScoringError` for no values."""
+    return wilson(sum(1 for value in values if value), len(values), level=level)
+
+
+def mean_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """The mean of independent units with a BCa bootstrap interval; the same values and seed give the same interval.
+
+    Values that are all equal give an interval without width: for yes/no outcomes use `proportion`. Raises
+    `ScoringError` for no values and for a value that is not finite.
+    """
+    import numpy as np
+
+    data = np.asarray(values, dtype=np.float64)
+    if data.size == 0:
+        raise ScoringError("a mean of nothing was asked for: every unit was unscored, or there was none.")
+    if not np.isfinite(data).all():
+        raise ScoringError("a value is not finite: expected scores, with what could not be scored left out.")
+    mean = float(data.mean())
+    if data.size == 1:
+        return Estimate(mean=mean, low=None, high=None, n=1)
+    if (data == data[0]).all():
+        return Estimate(mean=mean, low=mean, high=mean, n=data.size)
+    means = _resampled_means(data, derive(seed, "bootstrap"), resamples)
+    low, high = np.quantile(means, _bca_levels(data, means, level))
+    return Estimate(mean=mean, low=float(low), high=float(high), n=data.size)
+
+
+def paired_difference(
+    a: Mapping[str, float], b: Mapping[str, float], *, level: float = 0.95, seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """The mean of a - b over the ids that both hold, with the interval of `mean_interval`; n counts the pairs.
+
+    Pairing takes the spread between units out. Raises `ScoringError` when no id stands in both.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ScoringError(f"no pairs: {len(a)} and {len(b)} scored units have no id in common.")
+    return mean_interval([a[i] - b[i] for i in shared], level=level, seed=seed, resamples=resamples)
+
+
+def _resampled_means(data: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """`[resamples]` means of n draws with replacement from `[n]` values, a block at a time."""
+    import numpy as np
+
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    block = max(1, _BLOCK // data.size)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    return np.concatenate([data[rng.integers(data.size, size=(rows, data.size))].mean(axis=1) for rows in sizes])
+
+
+def _bca_levels(data: NDArray[np.float64], means: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """The quantiles of the resampled means to read off: Efron 1987, equation 2.3 with the jackknife acceleration.
+
+    z0 is the normal quantile of the share of resampled means under the mean (ties count half); the acceleration of
+    a mean is sum(d^3) / (6 sum(d^2)^(3/2)) with d the deviations from it.
+    """
+    normal = NormalDist()
+    mean, count = data.mean(), len(means)
+    under = float((means < mean).sum() + (means == mean).sum() / 2)
+    # Kept off 0 and 1, where the normal quantile is infinite.
+    z0 = normal.inv_cdf(min(max(under, 0.5), count - 0.5) / count)
+    d = data - mean
+    acceleration = float((d**3).sum() / (6 * (d**2).sum() ** 1.5))
+
+    def adjusted(z: float) -> float:
+        return normal.cdf(z0 + (z0 + z) / (1 - acceleration * (z0 + z)))
+
+    z = normal.inv_cdf((1 + level) / 2)
+    return adjusted(-z), adjusted(z)
