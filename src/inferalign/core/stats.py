@@ -138,6 +138,7 @@ def _bca_levels(data: NDArray[np.float64], means: NDArray[np.float64], level: fl
     # Kept off 0 and 1, where the normal quantile is infinite.
     z0 = normal.inv_cdf(min(max(under, 0.5), count - 0.5) / count)
     d = data - mean
+    d /= abs(d).max()  # the acceleration has no unit, and powers of very small deviations would be 0
     acceleration = float((d**3).sum() / (6 * (d**2).sum() ** 1.5))
 
     def adjusted(z: float) -> float:

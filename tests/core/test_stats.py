@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from inferalign.core.errors import ScoringError
+from inferalign.core.stats import Estimate, mean_interval, paired_difference, proportion, split_scores, wilson
+from inferalign.core.types import Score, Unscored
+
+FINITE = st.floats(-1e3, 1e3)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_gives_newcombes_published_intervals(successes: int, n: int, low: float, high: float) -> None:
+    """Newcombe 1998 (Statistics in Medicine 17:857-872), table I, method 3: four examples, to four places."""
+    estimate = wilson(successes, n)
+    assert (estimate.mean, estimate.n) == (successes / n, n)
+    assert (round(estimate.low or 0, 4), round(estimate.high or 0, 4)) == (low, high)
+
+
+def test_wilson_by_hand() -> None:
+    """5 of 10, z = 1.959964, z^2 = 3.841459: centre 1/2, half = z / 1.3841459 * sqrt(.025 + .00960365) = .263405."""
+    estimate = wilson(5, 10)
+    assert estimate.low == pytest.approx(0.236595, abs=1e-5)
+    assert estimate.high == pytest.approx(0.763405, abs=1e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95]))
+def test_wilson_equals_scipy_and_mirrors(counts: tuple[int, int], level: float) -> None:
+    successes, n = counts
+    estimate, mirror = wilson(successes, n, level=level), wilson(n - successes, n, level=level)
+    reference = stats.binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    assert estimate.low == pytest.approx(reference.low, abs=1e-12)
+    assert estimate.high == pytest.approx(reference.high, abs=1e-12)
+    assert mirror.low == pytest.approx(1 - (estimate.high or 0), abs=1e-12)
+    assert 0 <= (estimate.low or 0) <= (estimate.mean or 0) <= (estimate.high or 0) <= 1
+
+
+def test_proportion_counts() -> None:
+    assert proportion([True, False, True, True]) == wilson(3, 4)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilson_of_nothing_raises(successes: int, n: int) -> None:
+    with pytest.raises(ScoringError, match="have no share"):
+        wilson(successes, n)
+
+
+@pytest.mark.parametrize("size", [8, 40])
+def test_bootstrap_agrees_with_scipys_bca(size: int) -> None:
+    values = np.random.default_rng(1).exponential(size=size)
+    ours = mean_interval(values.tolist(), resamples=20_000)
+    reference = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2))
+    width = reference.confidence_interval.high - reference.confidence_interval.low
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(reference.confidence_interval.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(reference.confidence_interval.high, abs=0.03 * width)
+
+
+def test_bootstrap_covers() -> None:
+    """300 seeded samples of 40 normal numbers: a 95 % interval should hold the true mean 285 times, sd 3.8."""
+    rng = np.random.default_rng(3)
+    hits = 0
+    for seed in range(300):
+        estimate = mean_interval(rng.normal(5.0, 2.0, size=40).tolist(), seed=seed, resamples=500)
+        hits += (estimate.low or 0) <= 5.0 <= (estimate.high or 0)
+    assert 270 <= hits <= 297
+
+
+def test_skew_moves_the_interval_as_bca_should() -> None:
+    """For a right-skewed sample the upper arm is longer; a plain normal interval would be symmetric."""
+    values = np.random.default_rng(4).exponential(size=60).tolist()
+    estimate = mean_interval(values)
+    assert estimate.mean is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.high - estimate.mean > 1.1 * (estimate.mean - estimate.low)
+
+
+@given(st.lists(FINITE, min_size=2, max_size=30), FINITE)
+def test_intervals_lie_within_the_values_and_move_with_them(values: list[float], shift: float) -> None:
+    estimate = mean_interval(values, resamples=100)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    slack = 1e-9 * (1 + max(map(abs, values)))
+    assert min(values) - slack <= estimate.low <= estimate.high <= max(values) + slack
+    doubled = mean_interval([2 * v for v in values], resamples=100)
+    assert doubled.low == pytest.approx(2 * estimate.low, rel=1e-9, abs=1e-9)
+
+
+def test_tiny_deviations_do_not_underflow() -> None:
+    tiny, plain = mean_interval([0.0, 1e-200, 3e-200]), mean_interval([0.0, 1.0, 3.0])
+    assert tiny.low == pytest.approx(1e-200 * (plain.low or 0), rel=1e-9, abs=0)
+
+
+def test_the_seed_decides() -> None:
+    values = [0.1, 0.5, 0.9, 0.2, 0.4]
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
+    assert mean_interval(values, seed=1, resamples=99) != mean_interval(values, seed=2, resamples=99)
+
+
+def test_resampling_does_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(5).normal(size=50).tolist()
+    whole = mean_interval(values)
+    monkeypatch.setattr("inferalign.core.stats._BLOCK", 120)
+    assert mean_interval(values) == whole
+
+
+def test_one_value_has_no_spread_and_equal_values_no_width() -> None:
+    assert mean_interval([3.0]) == Estimate(mean=3.0, low=None, high=None, n=1)
+    assert mean_interval([2.0, 2.0]) == Estimate(mean=2.0, low=2.0, high=2.0, n=2)
+
+
+def test_means_of_nothing_raise() -> None:
+    with pytest.raises(ScoringError, match="mean of nothing"):
+        mean_interval([])
+    with pytest.raises(ScoringError, match="no share"):
+        proportion([])
+    with pytest.raises(ScoringError, match="1 and 1 scored units have no id in common"):
+        paired_difference({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(ScoringError, match="not finite"):
+        mean_interval([1.0, math.nan])
+
+
+def test_the_empty_cell_is_made_on_purpose() -> None:
+    assert Estimate.empty() == Estimate(mean=None, low=None, high=None, n=0)
+
+
+def test_pairs_are_matched_by_id_and_only_pairs_count() -> None:
+    a = {"x": 3.0, "y": 5.0, "z": 100.0}
+    b = {"y": 4.0, "x": 1.0, "w": -100.0}
+    estimate = paired_difference(a, b)
+    assert (estimate.mean, estimate.n) == (1.5, 2)
+    assert (paired_difference(b, a).mean, paired_difference(a, a).mean) == (-1.5, 0.0)
+
+
+def test_pairing_equals_scipys_paired_bootstrap_and_beats_no_pairing() -> None:
+    rng = np.random.default_rng(6)
+    base = rng.normal(0, 5, size=80)
+    x, y = base + rng.normal(0.5, 0.5, size=80), base
+    ours = paired_difference(
+        {f"{i:03}": float(v) for i, v in enumerate(x)},
+        {f"{i:03}": float(v) for i, v in enumerate(y)},
+        resamples=20_000,
+    )
+    reference = stats.bootstrap(
+        (x, y),
+        lambda u, v, axis: np.mean(u - v, axis=axis),
+        paired=True,
+        n_resamples=20_000,
+        vectorized=True,
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    assert ours.low == pytest.approx(reference.low, abs=0.01)
+    assert ours.high == pytest.approx(reference.high, abs=0.01)
+    assert (ours.high or 0) - (ours.low or 0) < 0.3 < 2 * 1.96 * 5 * math.sqrt(2 / 80)
+
+
+def test_split_scores_counts_blame_apart() -> None:
+    split = split_scores(
+        [Score(1.0), Unscored("empty", "response"), Score(-1.0), Unscored("timeout", "judge"), Unscored("x", "judge")]
+    )
+    assert split == ([1.0, -1.0], 1, 2)
