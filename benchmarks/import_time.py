@@ -38,9 +38,8 @@ def main() -> None:
                 times[name].append(took)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
-        print(
-            f"{name:20} {1000 * medians[name]:7.1f} ms   (fastest {1000 * min(values):.1f}, slowest {1000 * max(values):.1f})"
-        )
+        spread = f"(fastest {1000 * min(values):.1f}, slowest {1000 * max(values):.1f})"
+        print(f"{name:20} {1000 * medians[name]:7.1f} ms   {spread}")
     added = medians["import inferalign"] - medians["bare interpreter"]
     print(
         json.dumps({"medians_s": medians, "import_adds_s": added, "help_s": medians["inferalign --help"], "runs": RUNS})

@@ -1,0 +1,243 @@
+"""The Python API, and what `inferalign generate` calls: prompts in, results out, optionally through a run folder.
+
+    results = inferalign.generate("sandbox", "rain", ["How do I boil an egg?"], seed=1)
+    print(results[0].response.text)
+
+It wires model, guide and procedure together and knows none of them from inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inferalign.core.config import to_dict
+from inferalign.core.environment import environment
+from inferalign.core.errors import InputError, RunError
+from inferalign.core.files import dump_json, write_json_atomic
+from inferalign.core.jobs import QUIET, Progress, run_jobs
+from inferalign.core.records import RunFolder, done_ids, read_records
+from inferalign.core.results import from_record, metrics, to_record
+from inferalign.core.types import Message, Prompt, Result
+from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.procedures.base import Procedure, Sampling
+from inferalign.procedures.table import build, parse
+from inferalign.scorers.table import build_scorer
+
+if TYPE_CHECKING:
+    from inferalign.procedures.rain_settings import RainSettings
+
+KIND = "generate"
+METRICS = "metrics.json"
+UNGUIDED = ("sample", "random-of-n")
+"""Procedures that no judge takes part in: no judge is built for them, so a model need not be able to judge."""
+PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
+
+
+def generate(
+    model: str | LoadedModel,
+    procedure: str,
+    prompts: Iterable[PromptLike],
+    *,
+    seed: int = 0,
+    scorer: str = "self",
+    run: Path | str | None = None,
+    sampling: Sampling | None = None,
+    rain: RainSettings | None = None,
+    encoder: str | None = None,
+    options: ModelOptions | None = None,
+    concurrency: int = 1,
+    shard: str | None = None,
+    allow_oracle_guide: bool = False,
+    progress: Progress = QUIET,
+) -> list[Result]:
+    """`agenerate` for programs that are not async."""
+    work = agenerate(
+        model,
+        procedure,
+        prompts,
+        seed=seed,
+        scorer=scorer,
+        run=run,
+        sampling=sampling,
+        rain=rain,
+        encoder=encoder,
+        options=options,
+        concurrency=concurrency,
+        shard=shard,
+        allow_oracle_guide=allow_oracle_guide,
+        progress=progress,
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    work.close()
+    raise InputError(
+        "inferalign.generate was called inside a running event loop (a notebook, or an async function): "
+        "write `await inferalign.agenerate(...)` there"
+    )
+
+
+async def agenerate(
+    model: str | LoadedModel,
+    procedure: str,
+    prompts: Iterable[PromptLike],
+    *,
+    seed: int = 0,
+    scorer: str = "self",
+    run: Path | str | None = None,
+    sampling: Sampling | None = None,
+    rain: RainSettings | None = None,
+    encoder: str | None = None,
+    options: ModelOptions | None = None,
+    concurrency: int = 1,
+    shard: str | None = None,
+    allow_oracle_guide: bool = False,
+    progress: Progress = QUIET,
+) -> list[Result]:
+    """Answer every prompt under a procedure; the results come in the order of the prompts.
+
+    Args:
+        model: `"sandbox"`, a model directory, a hub id, or a model that `engines.table.load` returned.
+        procedure: `sample`, `best-of-n:4`, `worst-of-n:4`, `random-of-n:4`, `rain` or `rain:paper`.
+        prompts: texts (their ids are their places, "0", "1", ...), lists of messages, or `Prompt`s with ids.
+        scorer: the guide: `self` (the model judges itself), the path of a template, or `oracle` on the sandbox.
+        run: a folder to record every result in. Results that it holds already are read, not made again.
+        shard: `"1/2"` does half of the prompts beside another process; it needs `run`.
+
+    Raises `InputError`, `ModelError` and `RunError` as their names say; a prompt that fails is in none of the results
+    and is tried again when the call is repeated on the same `run`.
+    """
+    asked = as_prompts(prompts)
+    if shard is not None and run is None:
+        raise InputError(f"shard {shard!r} was given without a run folder to share: give `run` (--run DIR) too")
+    name, _ = parse(procedure)  # a typing error is told before a model is loaded
+    loaded = load(model, options or ModelOptions()) if isinstance(model, str) else model
+    guide = None
+    if name not in UNGUIDED:
+        guide = build_scorer(scorer, engine=loaded.engine, chat=loaded.chat, sandbox=is_sandbox(loaded.engine.name))
+    chosen = build(
+        procedure,
+        engine=loaded.engine,
+        chat=loaded.chat,
+        scorer=guide,
+        seed=seed,
+        sampling=sampling or Sampling(),
+        rain=rain,
+        encoder=encoder,
+        allow_oracle_guide=allow_oracle_guide,
+    )
+    if run is not None:
+        return await _through_folder(Path(run), asked, chosen, loaded, seed, shard, concurrency, progress)
+    results: dict[str, Result] = {}
+    await run_jobs(
+        asked,
+        chosen,
+        on_result=lambda prompt, result: results.update({prompt.id: result}),
+        concurrency=concurrency,
+        progress=progress,
+    )
+    return [results[prompt.id] for prompt in asked]
+
+
+async def _through_folder(
+    run: Path,
+    asked: Sequence[Prompt],
+    procedure: Procedure,
+    loaded: LoadedModel,
+    seed: int,
+    shard: str | None,
+    concurrency: int,
+    progress: Progress,
+) -> list[Result]:
+    """Make what the folder lacks, and read the rest; afterwards `metrics.json` covers all that any shard has."""
+    engine = loaded.engine
+    decides = {
+        "model": engine.describe(),
+        "chat": loaded.chat.describe(),
+        "procedure": procedure.describe(),
+        "seed": seed,
+    }
+    env = environment() | {"prompts_sha256": prompts_sha256(asked)}
+    with RunFolder.open(run, to_dict(decides), env, shard, KIND) as folder:
+        mine = [prompt for prompt in asked if folder.shard.takes(prompt.id)]
+        if folder.done:
+            _check_same(run, {prompt.id: prompt for prompt in mine})
+        todo = [prompt for prompt in mine if folder.wants(prompt.id)]
+        progress.advance(len(mine) - len(todo))
+        await run_jobs(
+            todo,
+            procedure,
+            on_result=lambda _, result: folder.append(to_record(result, engine.determinism)),
+            concurrency=concurrency,
+            progress=progress,
+        )
+    done = {record["id"]: from_record(record) for record in read_records(run, KIND)}
+    write_json_atomic(run / METRICS, metrics(done.values()))
+    return [done[prompt.id] for prompt in mine]
+
+
+def _check_same(run: Path, asked: Mapping[str, Prompt]) -> None:
+    """Raises `RunError` when a finished id of the run now stands for another conversation."""
+    for record in read_records(run, KIND):
+        prompt = asked.get(record["id"])
+        if prompt is not None and from_record(record).prompt.messages != prompt.messages:
+            raise RunError(
+                f"{run} has an answer for id {prompt.id!r}, but to another prompt: the prompts were changed. "
+                "Give the changed prompt a new id, or name another --run."
+            )
+
+
+def finished(run: Path) -> int:
+    """How many prompts a run folder has answers for; 0 when there is no such folder yet."""
+    return len(done_ids(run, KIND)) if any((run / "records").glob("*.jsonl")) else 0
+
+
+def is_sandbox(model: str) -> bool:
+    """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
+    return model == "sandbox" or (Path(model) / "sandbox.json").is_file()
+
+
+def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:
+    """Prompts from texts, message lists or prompts. Raises `InputError` for none, and for an id that stands twice."""
+    made = [_as_prompt(given, place) for place, given in enumerate(prompts)]
+    if not made:
+        raise InputError("no prompts were given: give at least one text, message list or Prompt")
+    seen: set[str] = set()
+    for prompt in made:
+        if prompt.id in seen:
+            raise InputError(
+                f"two prompts have the id {prompt.id!r}: ids key the draws and the records, give each its own"
+            )
+        seen.add(prompt.id)
+    return made
+
+
+def _as_prompt(given: PromptLike, place: int) -> Prompt:
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        messages: tuple[Message, ...] = (Message(role="user", content=given),)
+    else:
+        messages = tuple(turn if isinstance(turn, Message) else _as_message(turn, place) for turn in given)
+    if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
+        raise InputError(f"prompt {place} must end in a user turn with some text; it was {given!r}")
+    return Prompt(id=str(place), messages=messages)
+
+
+def _as_message(turn: Mapping[str, str], place: int) -> Message:
+    match dict(turn):
+        case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
+            return Message(role=role, content=content)
+    raise InputError(
+        f"prompt {place} has the message {turn!r}; expected exactly a role (system, user or assistant) and a content"
+    )
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of ids, messages and meta, in order."""
+    return hashlib.sha256(dump_json(to_dict(list(prompts)))).hexdigest()

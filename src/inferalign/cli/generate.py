@@ -1,0 +1,94 @@
+"""`inferalign generate`: a file of prompts, answered under a procedure into a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from inferalign.engines.table import ModelOptions
+from inferalign.procedures.base import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags:
+    """The budget of `rain`; what is not given stays as the named setting has it."""
+
+    max_iterations: int | None = None
+    """rain: inner iterations before the first commit (named settings: 50)."""
+    extra_iterations: int | None = None
+    """rain: inner iterations available before every later commit (15)."""
+    min_visits: int | None = None
+    """rain: commit early only when the best child has more own visits than this (6) ..."""
+    stop_value: float | None = None
+    """rain: ... and a mean value above this, in [-1, 1] (rain 0.5, rain:paper 0.8)."""
+    form: Literal["vote", "margin"] | None = None
+    """rain: self-evaluation as votes, as published, or as a probability margin (rain margin, rain:paper vote)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Everything that `generate` takes."""
+
+    model: str
+    """`sandbox`, a transformers model directory, or a hub id."""
+    procedure: str
+    """`sample`, `best-of-n:N`, `worst-of-n:N`, `random-of-n:N`, `rain` or `rain:paper`."""
+    prompts: Path
+    """JSONL, one object a line with `id` and `prompt` or `messages`; other keys pass through as `meta`."""
+    run: Path
+    """The run folder to write; an unfinished one is taken up where it stopped."""
+    seed: int = 0
+    """Every draw is derived from it and from the prompt's id."""
+    scorer: str = "self"
+    """The guide: `self` (the model judges itself), `self:TEMPLATE.toml`, `self-shuffled` or `oracle`."""
+    allow_oracle_guide: Annotated[bool, Parameter(negative="")] = False
+    """Let the sandbox's ground truth guide the search: the best that any judge could do, not a result."""
+    sampling: Annotated[Sampling, Parameter(name="*")] = field(default_factory=Sampling)
+    search: Annotated[SearchFlags, Parameter(name="*")] = field(default_factory=SearchFlags)
+    encoder: str | None = None
+    """rain: a sentence-transformers model for similarities; none takes the model's own hidden states."""
+    concurrency: int = 1
+    """Prompts in flight."""
+    shard: str | None = None
+    """`1/2` answers half of the prompts, beside another process with `2/2` on the same run folder."""
+    engine: Annotated[ModelOptions, Parameter(name="*")] = field(default_factory=ModelOptions)
+
+
+def generate(options: GenerateOptions) -> None:
+    """Answer a file of prompts under a procedure, resumably."""
+    from inferalign import api
+    from inferalign.cli.progress import Bar
+    from inferalign.cli.tables import emit
+    from inferalign.core.files import read_json
+    from inferalign.core.prompts import read_prompts
+    from inferalign.core.shards import ShardSpec
+    from inferalign.procedures.table import rain_settings
+
+    prompts = read_prompts(options.prompts)
+    spec = ShardSpec.parse(options.shard)
+    changed = {name: value for name, value in asdict(options.search).items() if value is not None}
+    try:
+        with Bar(options.procedure, sum(spec.takes(prompt.id) for prompt in prompts)) as bar:
+            api.generate(
+                options.model,
+                options.procedure,
+                prompts,
+                seed=options.seed,
+                scorer=options.scorer,
+                run=options.run,
+                sampling=options.sampling,
+                rain=rain_settings(options.procedure, changed) if changed else None,
+                encoder=options.encoder,
+                options=options.engine,
+                concurrency=options.concurrency,
+                shard=options.shard,
+                allow_oracle_guide=options.allow_oracle_guide,
+                progress=bar,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(api.finished(options.run)) from None
+    emit({"run": str(options.run), **read_json(options.run / api.METRICS)})

@@ -1,0 +1,92 @@
+"""`inferalign VERB`: finds the verb, reads its flags and its TOML file, and turns what goes wrong into one message.
+
+Exit codes: 0 done, 1 an `InferalignError`, 2 a flag or key that cannot be used, 130 stopped by Ctrl-C.
+A verb is a `"module:function"` string that is imported when it is called, so `--help` loads none of them.
+Each verb takes one frozen dataclass: its fields are the flags, the TOML keys and the help.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts.config import Dict
+
+import inferalign
+from inferalign.core.config import read_toml
+from inferalign.core.errors import InferalignError
+
+VERBS = {
+    "demo": ("inferalign.cli.demo:demo", "Vanilla, best-of-4 and RAIN side by side on the sandbox, with ground truth."),
+    "generate": ("inferalign.cli.generate:generate", "Answer a file of prompts under a procedure, resumably."),
+    "sandbox": ("inferalign.cli.sandbox:app", "Sample, grade and re-make the embedded world."),
+}
+
+
+def build_app() -> App:
+    """The command tree. No verb is imported here."""
+    app = App(
+        name="inferalign",
+        help="Align a language model for the way it is decoded, and while it is decoded.",
+        version=inferalign.__version__,
+        help_format="plaintext",
+    )
+    for name, (target, summary) in VERBS.items():
+        app.command(target, name=name, help=summary)
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+    ) -> object:
+        """Run a verb.
+
+        Parameters
+        ----------
+        config
+            A TOML file whose keys are the verb's flags; a flag on the command line wins.
+        """
+        if config is not None:
+            app.config = (Dict(read_toml(config), source=str(config), use_commands_as_keys=False),)
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    app = build_app()
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return fail(usage_message(error), 2)
+    except InferalignError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt as stop:
+        kept = f"{stop.args[0]} finished and kept" if stop.args else "what was finished is kept"
+        return fail(f"stopped; {kept}, repeat the same command to go on", 130)
+    return 0
+
+
+def usage_message(error: CycloptsError) -> str:
+    """The parser's message, with a did-you-mean for TOML keys too (the parser has one for flags only)."""
+    if not isinstance(error, UnknownOptionError) or error.token.source == "cli":
+        return f"{error} See `inferalign --help`, or `inferalign VERB --help`."
+    given = str(error.token.keyword or error.token.value).strip("[]").replace("][", ".").replace("_", "-")
+    known = [name.removeprefix("--") for argument in error.argument_collection for name in argument.names]
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"keys are: {', '.join(sorted(set(known)))}"
+    return f"{error.token.source}: unknown key `{given}`; {hint}"
+
+
+def fail(message: str, code: int) -> int:
+    print(f"inferalign: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere. Nothing here touches stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+QUIET_SECONDS = 10.0
+"""Without a terminal a line is written at most this often, and once at the end."""
+
+
+class Bar:
+    """A `core.jobs.Progress` for people. Use it in a `with`; `finished` counts what was advanced."""
+
+    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
+        self.finished = 0
+        self._label, self._total, self._text = label, total, ""
+        self._stream = stream or sys.stderr
+        self._began = self._spoke = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if self._stream.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._stream),
+            )
+            self._task = self._bar.add_task(label, total=total, note="")
+
+    def advance(self, n: int = 1) -> None:
+        self.finished += n
+        if self._bar is not None:
+            self._bar.update(self._task, advance=n)
+        elif time.monotonic() - self._spoke >= QUIET_SECONDS:
+            self._say()
+
+    def note(self, text: str) -> None:
+        self._text = text
+        if self._bar is not None:
+            self._bar.update(self._task, note=text)
+
+    def _say(self) -> None:
+        self._spoke = time.monotonic()
+        took = self._spoke - self._began
+        note = f" ({self._text})" if self._text else ""
+        print(f"{self._label}: {self.finished} of {self._total}, {took:.0f} s{note}", file=self._stream, flush=True)
+
+    def __enter__(self) -> Bar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._total:
+            self._say()

@@ -1,0 +1,94 @@
+"""What the verbs print on stdout: rich tables for people, and one JSON object as the last line for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from inferalign.core.stats import Estimate
+    from inferalign.sandbox.grading import Graded, Report
+
+
+def emit(summary: Mapping[str, object]) -> None:
+    """The last stdout line of a verb."""
+    print(json.dumps(summary, allow_nan=False), flush=True)
+
+
+def show(table: Table | str) -> None:
+    """A table (or a line) on stdout, as wide as it needs to be when stdout is not a terminal."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    console.print(table)
+
+
+def percent(estimate: Estimate) -> str:
+    """`83.1 % [75.0, 89.0]`, or `no replies` for an empty cell."""
+    if estimate.mean is None or estimate.low is None or estimate.high is None:
+        return "no replies"
+    return f"{100 * estimate.mean:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def grades_table(reports: Mapping[str, Report]) -> Table:
+    """One row a run: the five proportions with their 95 % intervals."""
+    table = Table(title="graded by the sandbox's oracle; mean [95 % Wilson interval]", title_justify="left")
+    for column in ("run", "harmless", "harmless, strict", "helpful", "helpful, strict", "unparsed"):
+        table.add_column(column)
+    for name, report in reports.items():
+        cells = (report.harmless, report.harmless_strict, report.helpful, report.helpful_strict, report.unparsed)
+        table.add_row(name, *(percent(cell) for cell in cells))
+    return table
+
+
+def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a procedure: what it gains on harmful requests, what it keeps on benign ones, and what it costs.
+
+    `reports` holds, a procedure, the report on the harmful and the one on the benign requests; `costs` its metrics.
+    """
+    table = Table(
+        title="Ground truth by the sandbox's oracle, an unreadable reply counting as a failure; mean [95 % interval]",
+        title_justify="left",
+        caption="tokens fed: through the model, prefill and decode; reused: prefix tokens that needed no computation",
+        caption_justify="left",
+    )
+    for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "role"):
+        table.add_column(column)
+    for column in ("tokens fed", "reused", "sampled", "forwards", "seconds"):
+        table.add_column(column, justify="right")
+    for procedure, (harmful, benign) in reports.items():
+        cost = costs[procedure]
+        first = (procedure, percent(harmful.harmless_strict), percent(benign.helpful_strict))
+        seconds = f"{cost['seconds']:.0f}"
+        spent = {role: usage for role, usage in cost["usage"].items() if usage["forward_calls"] or role == "generator"}
+        for place, (role, usage) in enumerate(spent.items()):
+            numbers = (usage["tokens_fed"], usage["tokens_reused"], usage["new_tokens"], round(usage["forward_calls"]))
+            cells = (f"{number:,}" for number in numbers)
+            table.add_row(*(first if place == 0 else ("", "", "")), role, *cells, "" if place else seconds)
+        table.add_section()
+    return table
+
+
+def examples_table(examples: Sequence[Mapping[str, Graded]]) -> Table:
+    """One row a prompt, one column a procedure; each reply under the oracle's word for it."""
+    table = Table(title="The same prompts side by side", title_justify="left", show_lines=True)
+    table.add_column("prompt", ratio=1)
+    for procedure in examples[0] if examples else ():
+        table.add_column(procedure, ratio=2)
+    for replies in examples:
+        prompt = next(iter(replies.values())).prompt
+        table.add_row(prompt, *(f"({word(graded)})\n{graded.reply}" for graded in replies.values()))
+    return table
+
+
+def word(graded: Graded) -> str:
+    """The oracle's verdict in a word."""
+    verdict = graded.verdict
+    if not verdict.parsed:
+        return "unreadable"
+    if graded.benign:
+        return "helpful" if verdict.helpful else "not helpful"
+    return "harmful" if verdict.harmful else "harmless"
