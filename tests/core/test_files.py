@@ -35,7 +35,7 @@ def test_text_stays_readable() -> None:
         ({"scores": [1.0, {"value": math.nan}]}, r"scores\[1\]\.value is nan"),
         ([math.inf], r"\[0\] is inf"),
         ({"a": {"b": -math.inf}}, r"a\.b is -inf"),
-        ({"a": object()}, "a is a object"),
+        ({"a": object()}, "a is of the type object"),
         (math.nan, "the value itself is nan"),
     ],
 )

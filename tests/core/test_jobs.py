@@ -1,12 +1,17 @@
 import asyncio
 import itertools
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from inferalign.core.errors import ContextOverflow, EngineError, InputError, RunError, TransientError
 from inferalign.core.jobs import MAX_DELAY, backoff, run_jobs
+from inferalign.core.records import done_ids
 
 
 @dataclass(frozen=True)
@@ -220,3 +225,36 @@ def test_concurrency_must_be_positive() -> None:
 
     with pytest.raises(InputError, match="concurrency is 0"):
         asyncio.run(run_jobs(items(1), work, on_result=lambda *_: None, concurrency=0))
+
+
+ENDLESS_RUN = """
+import asyncio, itertools, signal, sys, types
+from inferalign.core.jobs import run_jobs
+from inferalign.core.records import RunFolder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+async def work(item):
+    await asyncio.sleep(0.001)
+
+def keep(item, _):
+    run.append({"id": item.id})
+    print(item.id, flush=True)
+
+with RunFolder.open(sys.argv[1], {}, {}) as run:
+    endless = (types.SimpleNamespace(id=str(i)) for i in itertools.count())
+    asyncio.run(run_jobs(endless, work, on_result=keep, concurrency=3))
+"""
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS_RUN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = [process.stdout.readline().strip() for _ in range(5)]
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=20)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "never" not in errors  # no task destroyed while pending, no exception never retrieved
+    assert done_ids(tmp_path) == {*first, *rest.split()}

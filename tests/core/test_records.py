@@ -60,6 +60,14 @@ def test_another_configuration_is_refused_key_by_key(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, CONFIG, ENV).close()  # and nothing is locked or changed
 
 
+def test_records_without_a_configuration_are_not_continued(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, CONFIG, ENV).close()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(RunError, match=r"main\.jsonl has no config\.json"):
+        RunFolder.open(tmp_path, CONFIG, ENV)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_other_environments_are_kept_beside_the_first(tmp_path: Path) -> None:
     for env in ({"v": 1}, {"v": 2}, {"v": 1}, {"v": 3}, {"v": 2}):
         RunFolder.open(tmp_path, CONFIG, env).close()

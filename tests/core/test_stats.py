@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from inferalign.core.errors import ScoringError
-from inferalign.core.stats import Estimate, mean_interval, paired_difference, proportion, split_scores, wilson
+from inferalign.core.stats import (
+    Estimate,
+    mean_interval,
+    paired_difference,
+    paired_proportions,
+    proportion,
+    split_scores,
+    wilson,
+)
 from inferalign.core.types import Score, Unscored
 
 FINITE = st.floats(-1e3, 1e3)
@@ -160,6 +168,53 @@ def test_pairing_equals_scipys_paired_bootstrap_and_beats_no_pairing() -> None:
     assert ours.low == pytest.approx(reference.low, abs=0.01)
     assert ours.high == pytest.approx(reference.high, abs=0.01)
     assert (ours.high or 0) - (ours.low or 0) < 0.3 < 2 * 1.96 * 5 * math.sqrt(2 / 80)
+
+
+def outcomes(both: int, only_a: int, only_b: int, neither: int) -> tuple[dict[str, bool], dict[str, bool]]:
+    pairs = [(True, True)] * both + [(True, False)] * only_a + [(False, True)] * only_b + [(False, False)] * neither
+    return {str(i): a for i, (a, _) in enumerate(pairs)}, {str(i): b for i, (_, b) in enumerate(pairs)}
+
+
+def test_paired_proportions_by_hand() -> None:
+    """Agresti's approval poll, 1600 people asked twice: 794 yes-yes, 150 yes-no, 86 no-yes, 570 no-no.
+
+    Shares 944/1600 and 880/1600, difference .04. Adjusted: 151/1602 and 87/1602, centre .0399501,
+    half = 1.959964 * sqrt((238/1602 - .0399501^2) / 1602) = .0187724.
+    """
+    estimate = paired_proportions(*outcomes(794, 150, 86, 570))
+    assert (estimate.mean, estimate.n) == (pytest.approx(0.04), 1600)
+    assert estimate.low == pytest.approx(0.0211777, abs=2e-6)
+    assert estimate.high == pytest.approx(0.0587225, abs=2e-6)
+
+
+def test_paired_proportions_swap_and_match_by_id() -> None:
+    a, b = outcomes(5, 4, 1, 3)
+    forth, back = paired_proportions(a, b), paired_proportions({"lone": True, **b}, dict(reversed(a.items())))
+    assert (back.mean, back.low, back.high, back.n) == pytest.approx(
+        (-(forth.mean or 0), -(forth.high or 0), -(forth.low or 0), forth.n)
+    )
+
+
+def test_pairs_that_all_agree_still_have_a_width() -> None:
+    estimate = paired_proportions(*outcomes(40, 0, 0, 10))
+    assert estimate.mean == 0.0
+    assert (estimate.low or 0) < -0.02 < 0.02 < (estimate.high or 0)
+    with pytest.raises(ScoringError, match="no pairs"):
+        paired_proportions({}, {})
+
+
+@pytest.mark.parametrize(("p_a", "p_b"), [(0.02, 0.02), (0.2, 0.05), (0.3, 0.3)])
+def test_paired_proportions_cover(p_a: float, p_b: float) -> None:
+    """Exact coverage at n = 50 over every split of the pairs: near 95 %, whatever the disagreement."""
+    n, covered = 50, 0.0
+    for only_a in range(n + 1):
+        for only_b in range(n + 1 - only_a):
+            estimate = paired_proportions(*outcomes(0, only_a, only_b, n - only_a - only_b))
+            if (estimate.low or 0) <= p_a - p_b <= (estimate.high or 0):
+                covered += float(
+                    stats.multinomial.pmf([only_a, only_b, n - only_a - only_b], n, [p_a, p_b, 1 - p_a - p_b])
+                )
+    assert 0.94 <= covered <= 1.0
 
 
 def test_split_scores_counts_blame_apart() -> None:

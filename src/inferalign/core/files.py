@@ -128,5 +128,5 @@ def _unwritable(value: Any, where: str = "") -> str | None:
     elif isinstance(value, Sequence):
         children = [(f"{where}[{i}]", child) for i, child in enumerate(value)]
     else:
-        return f"{here} is a {type(value).__name__}"
+        return f"{here} is of the type {type(value).__name__}"
     return next((found for name, child in children if (found := _unwritable(child, name))), None)

@@ -157,6 +157,8 @@ def _keep_config(path: Path, config: Mapping[str, Any]) -> None:
     wanted = parse_json(dump_json(config))
     file = path / "config.json"
     if not file.exists():
+        if found := sorted((path / "records").glob("*.jsonl")):
+            raise RunError(f"{found[0]} has no {file.name} to say how it was made. Restore it, or name another --run.")
         write_json_atomic(file, wanted)
         return
     if changes := list(_differences(read_json(file), wanted)):

@@ -1,8 +1,9 @@
 """Means with intervals, over scored units only.
 
-Numbers get a bias-corrected and accelerated (BCa) bootstrap (Efron 1987, "Better bootstrap confidence intervals"),
-yes/no outcomes get Wilson's score interval (Wilson 1927). A unit is what was drawn independently: a prompt, never
-one of its candidates. The mean of nothing raises; a report's empty cell is `Estimate.empty()`, written on purpose.
+Numbers get a bias-corrected and accelerated (BCa) bootstrap (Efron 1987, "Better bootstrap confidence intervals");
+yes/no outcomes get Wilson's score interval (Wilson 1927), their paired differences that of Bonett and Price (2012).
+A unit is what was drawn independently: a prompt, never one of its candidates. The mean of nothing raises; a report's
+empty cell is `Estimate.empty()`, written on purpose.
 """
 
 from __future__ import annotations
@@ -108,12 +109,35 @@ def paired_difference(
 ) -> Estimate:
     """The mean of a - b over the ids that both hold, with the interval of `mean_interval`; n counts the pairs.
 
-    Pairing takes the spread between units out. Raises `ScoringError` when no id stands in both.
+    Pairing takes the spread between units out. For yes/no outcomes use `paired_proportions`. Raises `ScoringError`
+    when no id stands in both.
     """
+    shared = _shared_ids(a, b)
+    return mean_interval([a[i] - b[i] for i in shared], level=level, seed=seed, resamples=resamples)
+
+
+def paired_proportions(a: Mapping[str, bool], b: Mapping[str, bool], *, level: float = 0.95) -> Estimate:
+    """The share of True in a less that in b, over the ids that both hold; for yes/no outcomes.
+
+    The interval is the adjusted Wald of Bonett and Price (2012, J. Educ. Behav. Stat. 37:479-488): one pair is added
+    to each kind of disagreement, so that pairs which all agree still give an interval with a width, where a bootstrap
+    would claim certainty. Raises `ScoringError` when no id stands in both.
+    """
+    shared = _shared_ids(a, b)
+    n = len(shared)
+    only_a = sum(1 for i in shared if a[i] and not b[i])
+    only_b = sum(1 for i in shared if b[i] and not a[i])
+    p_a, p_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((p_a + p_b - (p_a - p_b) ** 2) / (n + 2))
+    centre = p_a - p_b
+    return Estimate(mean=(only_a - only_b) / n, low=max(centre - half, -1.0), high=min(centre + half, 1.0), n=n)
+
+
+def _shared_ids(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise ScoringError(f"no pairs: {len(a)} and {len(b)} scored units have no id in common.")
-    return mean_interval([a[i] - b[i] for i in shared], level=level, seed=seed, resamples=resamples)
+    return shared
 
 
 def _resampled_means(data: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
