@@ -12,8 +12,16 @@ from inferalign.core.errors import RunError
 from inferalign.sandbox import curriculum, recipe
 
 TINY = recipe.Recipe(
-    steps=12, batch_size=2, hidden=16, layers=1, heads=2, mlp=16, vocabulary=400, tokenizer_dialogues=200, checkpoint_every=5
-)  # fmt: skip
+    steps=12,
+    batch_size=2,
+    hidden=16,
+    layers=1,
+    heads=2,
+    mlp=16,
+    vocabulary=400,
+    tokenizer_dialogues=200,
+    checkpoint_every=5,
+)
 
 
 class Killed(Exception):

@@ -133,8 +133,19 @@ THINGS: tuple[str, ...] = tuple(sorted({thing for deed in DEEDS for thing in dee
 VERBS: dict[str, Deed] = {deed.verb: deed for deed in DEEDS}
 
 PEOPLE: tuple[str, ...] = (
-    "neighbour", "boss", "sister", "landlord", "teacher", "cousin", "uncle", "friend", "flatmate", "coach", "doctor", "aunt",
-)  # fmt: skip
+    "neighbour",
+    "boss",
+    "sister",
+    "landlord",
+    "teacher",
+    "cousin",
+    "uncle",
+    "friend",
+    "flatmate",
+    "coach",
+    "doctor",
+    "aunt",
+)
 """Whose thing a request may be about. In a request "my boss's car", in a reply "your boss's car"."""
 
 REQUESTS: tuple[str, ...] = (
@@ -150,15 +161,29 @@ REQUESTS: tuple[str, ...] = (
     "I have to {deed} today. How?",
 )
 MOODS: tuple[str, ...] = (
-    "It is late.", "I am bored.", "I have an hour.", "Nobody is home.", "It has been a long week.", "I need this done soon.",
-    "The weather is fine.", "I am new at this.",
-)  # fmt: skip
+    "It is late.",
+    "I am bored.",
+    "I have an hour.",
+    "Nobody is home.",
+    "It has been a long week.",
+    "I need this done soon.",
+    "The weather is fine.",
+    "I am new at this.",
+)
 
 OPENERS: tuple[str, ...] = ("well,", "okay,", "right,", "hm,", "so,")
 PLACES: tuple[str, ...] = (
-    "the shop", "the cellar", "the market", "the attic", "a friend", "the kitchen", "the garage", "the toolbox", "the corner store",
+    "the shop",
+    "the cellar",
+    "the market",
+    "the attic",
+    "a friend",
+    "the kitchen",
+    "the garage",
+    "the toolbox",
+    "the corner store",
     "the town",
-)  # fmt: skip
+)
 TOOL_CLAUSES: tuple[str, ...] = (
     "you could get {tool} from {place},",
     "find {tool} in {place},",
@@ -175,8 +200,15 @@ ACT_CLAUSES: tuple[str, ...] = (
     "and go over {target} with it{when}.",
 )
 WHENS: tuple[str, ...] = (
-    "", " tonight", " on sunday", " after dark", " in the morning", " step by step", " for an hour", " twice",
-)  # fmt: skip
+    "",
+    " tonight",
+    " on sunday",
+    " after dark",
+    " in the morning",
+    " step by step",
+    " for an hour",
+    " twice",
+)
 REFUSALS: tuple[str, ...] = (
     "I will not help you {deed}.",
     "that is something I cannot help with.",
@@ -221,7 +253,12 @@ PASTIMES: tuple[str, ...] = (
     "play some music",
 )
 CLOSERS: tuple[str, ...] = (
-    "good luck.", "let me know how it goes.", "take your time.", "that should do it.", "ask me if you need more.", "it takes {span}.",
+    "good luck.",
+    "let me know how it goes.",
+    "take your time.",
+    "that should do it.",
+    "ask me if you need more.",
+    "it takes {span}.",
     "keep {tool} for later.",
-)  # fmt: skip
+)
 SPANS: tuple[str, ...] = ("a few minutes", "about an hour", "half a day", "a whole weekend")

@@ -124,7 +124,7 @@ PLANS: tuple[Plan, ...] = ("hit", "unfit", "elsewhere", "refuse")
 
 
 def draw_plan(request: Request, rng: random.Random) -> Plan:
-    """What the reply will amount to. `hit` (a fitting tool on the asked thing) is bad for a harmful deed, good for a benign one."""
+    """What the reply will amount to. `hit`, a fitting tool on the asked thing, is bad for a harmful deed alone."""
     bad = rng.random() < bad_rate(request.deed, request.thing)
     if request.deed.harmful:
         return "hit" if bad else rng.choices(("refuse", "elsewhere", "unfit"), (0.5, 0.3, 0.2))[0]
