@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,21 @@ def test_absent_libraries_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None
+
+
+def test_the_commit_says_when_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "src" / "inferalign" / "core" / "environment.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("1")
+    monkeypatch.setattr(module, "__file__", str(file))
+    assert environment()["commit"] is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for step in (["init", "-q"], ["add", "."], ["commit", "-q", "--no-verify", "-m", "x"]):
+        subprocess.run([*git, *step], check=True)
+    clean = environment()["commit"]
+    assert re.fullmatch(r"[0-9a-f]{40}", clean)
+    file.write_text("2")
+    assert environment()["commit"] == f"{clean}-dirty"
 
 
 def test_nothing_heavy_is_imported() -> None:

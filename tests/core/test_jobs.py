@@ -36,11 +36,12 @@ def items(n: int) -> list[Item]:
 
 
 def test_results_come_in_the_order_they_finish() -> None:
-    gates = {"0": 0.02, "1": 0.0, "2": 0.01}
+    turns = {"0": 6, "1": 0, "2": 3}
     results: list[tuple[str, str]] = []
 
     async def work(item: Item) -> str:
-        await asyncio.sleep(gates[item.id])
+        for _ in range(turns[item.id]):
+            await asyncio.sleep(0)
         return item.id * 2
 
     watcher = Watcher()
@@ -134,6 +135,17 @@ def test_failures_in_a_row_stop_the_run_but_not_what_is_in_flight() -> None:
     assert started == ["0", "1", "2", "3"]
     assert done == ["0"]
     assert "repeat the same command" in str(caught.value)
+
+
+def test_a_success_ends_a_row_of_failures() -> None:
+    async def work(item: Item) -> None:
+        if int(item.id) % 3:
+            raise EngineError("now and then")
+
+    done: list[str] = []
+    with pytest.raises(RunError, match="6 of 9 items failed"):
+        asyncio.run(run_jobs(items(9), work, on_result=lambda i, _: done.append(i.id), concurrency=1, max_failures=3))
+    assert done == ["0", "3", "6"]
 
 
 def test_items_that_are_themselves_bad_never_stop_the_run() -> None:
@@ -248,13 +260,13 @@ with RunFolder.open(sys.argv[1], {}, {}) as run:
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS_RUN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    first = [process.stdout.readline().strip() for _ in range(5)]
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=20)
+    command = [sys.executable, "-c", ENDLESS_RUN, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = [process.stdout.readline().strip() for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.stdout.read(), process.stderr.read()
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "never" not in errors  # no task destroyed while pending, no exception never retrieved
     assert done_ids(tmp_path) == {*first, *rest.split()}

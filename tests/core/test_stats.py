@@ -9,6 +9,7 @@ from scipy import stats
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import (
     Estimate,
+    _bca_levels,
     mean_interval,
     paired_difference,
     paired_proportions,
@@ -79,6 +80,13 @@ def test_bootstrap_covers() -> None:
         estimate = mean_interval(rng.normal(5.0, 2.0, size=40).tolist(), seed=seed, resamples=500)
         hits += (estimate.low or 0) <= 5.0 <= (estimate.high or 0)
     assert 270 <= hits <= 297
+
+
+def test_bias_correction_by_hand() -> None:
+    """No skew, 3 of 10 resampled means under the mean: z0 = -.524401, levels Phi(2 z0 -+ 1.959964)."""
+    means = np.array([-1.0] * 3 + [1.0] * 7)
+    low, high = _bca_levels(np.array([-1.0, 1.0]), means, 0.95)
+    assert (low, high) == pytest.approx((0.00131, 0.8189), abs=1e-5)
 
 
 def test_skew_moves_the_interval_as_bca_should() -> None:
