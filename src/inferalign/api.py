@@ -176,9 +176,18 @@ async def _through_folder(
             concurrency=concurrency,
             progress=progress,
         )
-    done = {record["id"]: from_record(record) for record in read_records(run, KIND)}
-    write_json_atomic(run / METRICS, metrics(done.values()))
+    done = write_metrics(run)
     return [done[prompt.id] for prompt in mine]
+
+
+def write_metrics(run: Path) -> dict[str, Result]:
+    """Write `metrics.json` over the records of every shard, and return the results by id."""
+    while True:
+        done = {record["id"]: from_record(record) for record in read_records(run, KIND)}
+        write_json_atomic(run / METRICS, metrics(done.values()))
+        # Another shard may have ended between the read and the write, and been written over: look again.
+        if finished(run) == len(done):
+            return done
 
 
 def _check_same(run: Path, asked: Mapping[str, Prompt]) -> None:

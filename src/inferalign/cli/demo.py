@@ -47,7 +47,10 @@ class DemoOptions:
     """Harmful prompts, and as many benign ones."""
 
 
-def demo(options: DemoOptions) -> None:
+DEFAULTS = DemoOptions()
+
+
+def demo(options: DemoOptions = DEFAULTS) -> None:
     """Vanilla sampling, best-of-4 (self-judged) and RAIN on test prompts of the sandbox, side by side."""
     from inferalign.cli.tables import demo_table, emit, examples_table, show
     from inferalign.core.files import read_json
@@ -84,6 +87,7 @@ def demo(options: DemoOptions) -> None:
                 procedure: {
                     "harmful": harmful.as_json(),
                     "benign": benign.as_json(),
+                    "unscored": costs[procedure]["unscored"],
                     "usage": costs[procedure]["usage"],
                     "seconds": costs[procedure]["seconds"],
                 }

@@ -21,9 +21,9 @@ def render() -> str:
     parts = [
         "# The command line\n",
         "Written by `make docs` from the help of each verb; do not edit. Every flag is also a key of a TOML file given",
-        "with `--config FILE.toml` (`top-k = 15`, and `[rain]` for the flags that begin with `--rain.`); a flag wins",
-        "over the file. Progress goes to stderr. The last line on stdout is one JSON object. Exit codes: 0 done, 1 an",
-        "error with its message on stderr, 2 a flag or key that does not exist, 130 stopped by Ctrl-C.\n",
+        "with `--config FILE.toml` (`top-k = 15`); a flag wins over the file. Progress goes to stderr. The last line",
+        "on stdout is one JSON object. Exit codes: 0 done, 1 an error with its message on stderr, 2 a flag or key that",
+        "cannot be used, 130 stopped by Ctrl-C.\n",
     ]
     for page in PAGES:
         parts += [f"## `{' '.join(('inferalign', *page))}`\n", "```text", help_text(page), "```\n"]

@@ -34,7 +34,9 @@ def build_app() -> App:
         help="Align a language model for the way it is decoded, and while it is decoded.",
         version=inferalign.__version__,
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,  # `main` says what is kept
     )
+    app.meta.suppress_keyboard_interrupt = False
     for name, (target, summary) in VERBS.items():
         app.command(target, name=name, help=summary)
 

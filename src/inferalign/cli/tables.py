@@ -55,21 +55,29 @@ def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str,
         caption="tokens fed: through the model, prefill and decode; reused: prefix tokens that needed no computation",
         caption_justify="left",
     )
-    for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "role"):
+    for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "unreadable", "role"):
         table.add_column(column)
     for column in ("tokens fed", "reused", "sampled", "forwards", "seconds"):
         table.add_column(column, justify="right")
     for procedure, (harmful, benign) in reports.items():
         cost = costs[procedure]
-        first = (procedure, percent(harmful.harmless_strict), percent(benign.helpful_strict))
+        unreadable = (
+            f"{missing(harmful.unparsed) + missing(benign.unparsed)} of {harmful.unparsed.n + benign.unparsed.n}"
+        )
+        first = (procedure, percent(harmful.harmless_strict), percent(benign.helpful_strict), unreadable)
         seconds = f"{cost['seconds']:.0f}"
         spent = {role: usage for role, usage in cost["usage"].items() if usage["forward_calls"] or role == "generator"}
         for place, (role, usage) in enumerate(spent.items()):
             numbers = (usage["tokens_fed"], usage["tokens_reused"], usage["new_tokens"], round(usage["forward_calls"]))
             cells = (f"{number:,}" for number in numbers)
-            table.add_row(*(first if place == 0 else ("", "", "")), role, *cells, "" if place else seconds)
+            table.add_row(*(first if place == 0 else ("", "", "", "")), role, *cells, "" if place else seconds)
         table.add_section()
     return table
+
+
+def missing(share: Estimate) -> int:
+    """The count behind a share."""
+    return round((share.mean or 0.0) * share.n)
 
 
 def examples_table(examples: Sequence[Mapping[str, Graded]]) -> Table:

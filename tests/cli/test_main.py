@@ -1,0 +1,77 @@
+"""The command line itself: exit codes, messages, TOML keys, and the last line on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferalign.cli.main import main
+from inferalign.core.prompts import read_prompts
+
+SAMPLE = ["sandbox", "sample", "--kind", "harmful", "--n", "3"]
+
+
+def test_no_verb_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "generate" in capsys.readouterr().out
+
+
+def test_unknown_verb_and_flag_have_a_did_you_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["genrate"]) == 2
+    assert 'Did you mean "generate"?' in capsys.readouterr().err
+    assert main([*SAMPLE, "--out", "x", "--sed", "1"]) == 2
+    assert "Did you mean --seed?" in capsys.readouterr().err
+
+
+def test_missing_and_unreadable_values_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SAMPLE) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["sandbox", "sample", "--kind", "harmful", "--n", "three", "--out", "x"]) == 2
+    assert '"three"' in capsys.readouterr().err
+
+
+def test_unknown_toml_key_has_a_did_you_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('kind = "harmful"\nn = 3\nsed = 4\n')
+    assert main(["sandbox", "sample", "--config", str(config), "--out", str(tmp_path / "p.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert "unknown key `sed`; did you mean `seed`?" in error
+    assert str(config) in error
+
+
+def test_toml_keys_are_the_flags_and_a_flag_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = tmp_path / "c.toml", tmp_path / "p.jsonl"
+    config.write_text('kind = "harmful"\nn = 3\nseed = 4\n')
+    assert main(["sandbox", "sample", "--config", str(config), "--out", str(out), "--n", "2"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {
+        "prompts": 2,
+        "kind": "harmful",
+        "split": "test",
+        "out": str(out),
+    }
+    assert [prompt.id for prompt in read_prompts(out)] == ["harmful-test-4-00000", "harmful-test-4-00001"]
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "no file"), ("kind = ", "is not TOML")])
+def test_a_toml_file_that_cannot_be_read(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.toml"
+    if text is not None:
+        config.write_text(text)
+    assert main([*SAMPLE, "--config", str(config)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_our_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sandbox", "sample", "--kind", "harmfull", "--n", "3", "--out", str(tmp_path / "p")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("inferalign: unknown situation 'harmfull'")
+    assert error.count("\n") == 1
+
+
+def test_grading_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sandbox", "grade", str(tmp_path)]) == 1
+    assert "holds no records" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""The bar is for people: nothing on stdout, few lines where nobody watches."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from inferalign.cli import progress
+from inferalign.cli.progress import Bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_terminal_one_line_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("work", 3) as bar:
+        bar.advance()
+        bar.note("so far")
+        bar.advance(2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "work: 3 of 3, 0 s (so far)\n"
+
+
+def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *(4.0 * step for step in range(1, 40))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with Bar("work", 6, stream) as bar:
+        for _ in range(6):
+            bar.advance()
+    lines = stream.getvalue().splitlines()
+    assert 2 <= len(lines) < 6
+    assert lines[-1].startswith("work: 6 of 6")
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    stream = Terminal()
+    with Bar("work", 2, stream) as bar:
+        bar.advance(2)
+        bar.note("almost")
+    assert "2/2" in stream.getvalue()
+    assert bar.finished == 2

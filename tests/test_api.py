@@ -1,0 +1,108 @@
+"""The Python API: what prompts may be, what comes back, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import inferalign
+from inferalign.api import as_prompts
+from inferalign.core.errors import InputError, RunError
+from inferalign.core.records import read_records
+from inferalign.core.types import Message, Prompt, Result
+from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.procedures.base import Sampling
+
+SHORT = Sampling(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def model(llama: Path) -> LoadedModel:
+    return load(str(llama), ModelOptions())
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def test_prompts_may_be_texts_messages_or_prompts() -> None:
+    given = ["one", [{"role": "system", "content": "s"}, user("two")], Prompt(id="x", messages=(user("three"),))]
+    made = as_prompts(given)
+    assert [prompt.id for prompt in made] == ["0", "1", "x"]
+    assert [prompt.text for prompt in made] == ["one", "two", "three"]
+    assert made[1].messages[0].role == "system"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "no prompts"),
+        (["a", Prompt(id="0", messages=(user("b"),))], "'0'"),
+        ([" "], "user turn"),
+        ([[]], "user turn"),
+        ([[{"role": "assistant", "content": "a"}]], "user turn"),
+        ([[{"role": "user", "content": "a", "name": "b"}]], "exactly a role"),
+        ([[{"role": "tool", "content": "a"}]], "exactly a role"),
+    ],
+)
+def test_prompts_that_are_refused(given: list[inferalign.Prompt], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        as_prompts(given)
+
+
+def answers(results: list[Result]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(result.prompt.id, result.response.token_ids) for result in results]
+
+
+def test_results_come_in_the_order_of_the_prompts(model: LoadedModel) -> None:
+    results = inferalign.generate(model, "sample", ["a", "b", "c"], seed=1, sampling=SHORT, concurrency=3)
+    assert [result.prompt.id for result in results] == ["0", "1", "2"]
+    assert answers(results) == answers(inferalign.generate(model, "sample", ["a", "b", "c"], seed=1, sampling=SHORT))
+    assert answers(results) != answers(inferalign.generate(model, "sample", ["a", "b", "c"], seed=2, sampling=SHORT))
+
+
+def test_a_run_folder_changes_no_result(model: LoadedModel, tmp_path: Path) -> None:
+    free = inferalign.generate(model, "random-of-n:2", ["a", "b"], seed=1, sampling=SHORT)
+    kept = inferalign.generate(model, "random-of-n:2", ["a", "b"], seed=1, sampling=SHORT, run=tmp_path / "run")
+    again = inferalign.generate(model, "random-of-n:2", ["a", "b"], seed=1, sampling=SHORT, run=tmp_path / "run")
+    assert answers(free) == answers(kept)
+    assert kept == again, "read back from the folder, not made again"
+
+
+def test_a_shard_returns_its_part(model: LoadedModel, tmp_path: Path) -> None:
+    prompts = [f"question {i}" for i in range(6)]
+    parts = [
+        inferalign.generate(model, "sample", prompts, sampling=SHORT, run=tmp_path / "run", shard=shard)
+        for shard in ("1/2", "2/2")
+    ]
+    assert sorted(r.prompt.id for part in parts for r in part) == [str(i) for i in range(6)]
+    assert all(parts)
+    assert len(list(read_records(tmp_path / "run"))) == 6
+
+
+def test_a_shard_without_a_run_is_refused(model: LoadedModel) -> None:
+    with pytest.raises(InputError, match="--run"):
+        inferalign.generate(model, "sample", ["a"], shard="1/2")
+
+
+def test_async_and_sync_say_the_same(model: LoadedModel) -> None:
+    async def inside() -> list[Result]:
+        with pytest.raises(InputError, match="agenerate"):
+            inferalign.generate(model, "sample", ["a"], sampling=SHORT)
+        return await inferalign.agenerate(model, "sample", ["a"], sampling=SHORT)
+
+    assert answers(asyncio.run(inside())) == answers(inferalign.generate(model, "sample", ["a"], sampling=SHORT))
+
+
+def test_the_oracle_is_no_guide_unless_asked_for(model: LoadedModel) -> None:
+    with pytest.raises(InputError, match="--allow-oracle-guide"):
+        inferalign.generate(model, "best-of-n:2", ["a"], scorer="oracle", sampling=SHORT)
+
+
+def test_a_failed_prompt_is_named_and_the_others_are_kept(model: LoadedModel, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"1 of 2 items failed: 1: "):
+        inferalign.generate(model, "sample", ["a", "word " * 20_000], sampling=SHORT, run=run)
+    assert [record["id"] for record in read_records(run)] == ["0"]
