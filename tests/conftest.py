@@ -8,6 +8,8 @@ import pytest
 
 from tests.models import build_gpt2, build_llama, build_qwen
 
+SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
+
 
 @pytest.fixture(scope="session")
 def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,3 +24,14 @@ def gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def qwen_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the README's and the examples' `sandbox` stands for: the shipped weights, or a random model in their place.
+
+    The random one has room for the self-evaluation template, whose worked examples fill a thousand tokens and more.
+    """
+    if any((SOURCE / "sandbox" / "model").glob("*.safetensors")):
+        return "sandbox"
+    return str(build_llama(tmp_path_factory.mktemp("small"), context=8192))

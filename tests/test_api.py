@@ -19,8 +19,8 @@ SHORT = Sampling(max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
-def model(llama: Path) -> LoadedModel:
-    return load(str(llama), ModelOptions())
+def model(llama_dir: Path) -> LoadedModel:
+    return load(str(llama_dir), ModelOptions())
 
 
 def user(text: str) -> Message:

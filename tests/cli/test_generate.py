@@ -41,9 +41,9 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in found]
 
 
-def test_a_run_holds_what_a_reader_needs(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_holds_what_a_reader_needs(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main(arguments(llama, write_prompts(tmp_path / "p.jsonl", 3), run, "--procedure", "random-of-n:2")) == 0
+    assert main(arguments(llama_dir, write_prompts(tmp_path / "p.jsonl", 3), run, "--procedure", "random-of-n:2")) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["prompts"] == 3
     assert summary["candidates"] == 6
@@ -62,29 +62,29 @@ def test_a_run_holds_what_a_reader_needs(tmp_path: Path, llama: Path, capsys: py
     assert "libraries" in json.loads((run / "env.json").read_text())
 
 
-def test_repeating_a_finished_run_changes_nothing(tmp_path: Path, llama: Path) -> None:
+def test_repeating_a_finished_run_changes_nothing(tmp_path: Path, llama_dir: Path) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 3), tmp_path / "run"
-    assert main(arguments(llama, prompts, run)) == 0
+    assert main(arguments(llama_dir, prompts, run)) == 0
     before = (run / "records" / "main.jsonl").read_bytes()
-    assert main(arguments(llama, prompts, run)) == 0
+    assert main(arguments(llama_dir, prompts, run)) == 0
     assert (run / "records" / "main.jsonl").read_bytes() == before
 
 
-def test_two_shards_make_the_same_records_as_one_process(tmp_path: Path, llama: Path) -> None:
+def test_two_shards_make_the_same_records_as_one_process(tmp_path: Path, llama_dir: Path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 6)
-    assert main(arguments(llama, prompts, tmp_path / "whole")) == 0
+    assert main(arguments(llama_dir, prompts, tmp_path / "whole")) == 0
     for shard in ("2/2", "1/2"):
-        assert main(arguments(llama, prompts, tmp_path / "parts", "--shard", shard)) == 0
+        assert main(arguments(llama_dir, prompts, tmp_path / "parts", "--shard", shard)) == 0
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     assert json.loads((tmp_path / "parts" / "metrics.json").read_text())["prompts"] == 6
 
 
-def test_concurrency_and_order_change_nothing(tmp_path: Path, llama: Path) -> None:
+def test_concurrency_and_order_change_nothing(tmp_path: Path, llama_dir: Path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 5)
     turned = tmp_path / "turned.jsonl"
     turned.write_text("".join(line + "\n" for line in reversed(prompts.read_text().splitlines())))
-    assert main(arguments(llama, prompts, tmp_path / "a")) == 0
-    assert main(arguments(llama, turned, tmp_path / "b", "--concurrency", "3")) == 0
+    assert main(arguments(llama_dir, prompts, tmp_path / "a")) == 0
+    assert main(arguments(llama_dir, turned, tmp_path / "b", "--concurrency", "3")) == 0
     assert records(tmp_path / "a") == records(tmp_path / "b")
 
 
@@ -107,20 +107,20 @@ def started(tmp_path: Path, model: Path, run: Path, n: int) -> subprocess.Popen[
     raise AssertionError(f"nothing was recorded: {process.communicate(timeout=10)}")
 
 
-def test_kill_and_repeat_gives_the_same_records(tmp_path: Path, llama: Path) -> None:
+def test_kill_and_repeat_gives_the_same_records(tmp_path: Path, llama_dir: Path) -> None:
     n = 60
-    process = started(tmp_path, llama, tmp_path / "killed", n)
+    process = started(tmp_path, llama_dir, tmp_path / "killed", n)
     process.kill()
     process.communicate()
     survived = len(records(tmp_path / "killed"))
     assert 1 < survived < n
-    assert main(arguments(llama, tmp_path / "p.jsonl", tmp_path / "killed")) == 0
-    assert main(arguments(llama, tmp_path / "p.jsonl", tmp_path / "whole")) == 0
+    assert main(arguments(llama_dir, tmp_path / "p.jsonl", tmp_path / "killed")) == 0
+    assert main(arguments(llama_dir, tmp_path / "p.jsonl", tmp_path / "whole")) == 0
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, llama: Path) -> None:
-    process = started(tmp_path, llama, tmp_path / "run", 400)
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, llama_dir: Path) -> None:
+    process = started(tmp_path, llama_dir, tmp_path / "run", 400)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -144,10 +144,10 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_and_leaves_whole_lines(
-    tmp_path: Path, tmpfs: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tmpfs: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 200)
-    assert main(arguments(llama, prompts, tmpfs / "run")) == 1
+    assert main(arguments(llama_dir, prompts, tmpfs / "run")) == 1
     error = capsys.readouterr().err
     assert "The disk is full" in error
     assert "Traceback" not in error
@@ -163,27 +163,27 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_prompt_files(case: str, tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_prompt_files(case: str, tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change, said = BAD_FILES[case]
     prompts = write_prompts(tmp_path / "p.jsonl", 20)
     prompts.write_text("\n".join(change(prompts.read_text().splitlines())))
-    assert main(arguments(llama, prompts, tmp_path / "run")) == 1
+    assert main(arguments(llama_dir, prompts, tmp_path / "run")) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_prompt_file(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(llama, tmp_path / "none.jsonl", tmp_path / "run")) == 1
+def test_a_missing_prompt_file(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(llama_dir, tmp_path / "none.jsonl", tmp_path / "run")) == 1
     assert "no file" in capsys.readouterr().err
 
 
 def test_a_prompt_longer_than_the_context_fails_alone(
-    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 3)
     with prompts.open("a") as file:
         file.write(json.dumps({"id": "long", "prompt": "word " * 20_000}) + "\n")
-    assert main(arguments(llama, prompts, tmp_path / "run")) == 1
+    assert main(arguments(llama_dir, prompts, tmp_path / "run")) == 1
     error = capsys.readouterr().err
     assert "1 of 4 items failed: long:" in error
     assert "context" in error
@@ -194,9 +194,9 @@ def test_a_prompt_longer_than_the_context_fails_alone(
     ("kept", "said"), [((), "no weights"), (("pytorch_model.bin",), "pickle")], ids=["no weights", "pickle"]
 )
 def test_models_that_cannot_be_used(
-    kept: tuple[str, ...], said: str, tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+    kept: tuple[str, ...], said: str, tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Path(shutil.copytree(llama, tmp_path / "model", ignore=shutil.ignore_patterns(*MODEL_FILES)))
+    model = Path(shutil.copytree(llama_dir, tmp_path / "model", ignore=shutil.ignore_patterns(*MODEL_FILES)))
     for name in kept:
         (model / name).write_bytes(b"not to be opened")
     assert main(arguments(model, write_prompts(tmp_path / "p.jsonl", 1), tmp_path / "run")) == 1
@@ -214,34 +214,34 @@ def test_an_unknown_procedure_is_told_before_the_model_is_loaded(
 
 
 def test_search_flags_without_a_search_are_refused(
-    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
-    assert main(arguments(llama, prompts, tmp_path / "run", "--max-iterations", "4")) == 1
+    assert main(arguments(llama_dir, prompts, tmp_path / "run", "--max-iterations", "4")) == 1
     assert "no search budget" in capsys.readouterr().err
 
 
-def test_another_process_on_the_run_folder(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_process_on_the_run_folder(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 1), tmp_path / "run"
     (run / "records").mkdir(parents=True)
     lock = ShardLock(run / "records", "main")
-    assert main(arguments(llama, prompts, run)) == 1
+    assert main(arguments(llama_dir, prompts, run)) == 1
     lock.release()
     assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
 
 
-def test_another_configuration_is_refused(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_configuration_is_refused(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 1), tmp_path / "run"
-    assert main(arguments(llama, prompts, run)) == 0
-    assert main([*arguments(llama, prompts, run), "--temperature", "0.5"]) == 1
+    assert main(arguments(llama_dir, prompts, run)) == 0
+    assert main([*arguments(llama_dir, prompts, run), "--temperature", "0.5"]) == 1
     assert "temperature is 1.0 there and 0.5 here" in capsys.readouterr().err
 
 
 def test_changed_prompts_under_the_same_ids_are_refused(
-    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 2), tmp_path / "run"
-    assert main(arguments(llama, prompts, run)) == 0
+    assert main(arguments(llama_dir, prompts, run)) == 0
     prompts.write_text(prompts.read_text().replace("Question 1", "Query 1"))
-    assert main(arguments(llama, prompts, run)) == 1
+    assert main(arguments(llama_dir, prompts, run)) == 1
     assert "'p1'" in capsys.readouterr().err
