@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -119,7 +119,9 @@ class CharChat:
         return tuple(ord(label) for label in labels)
 
 
-def ngram_forward(ids: TokenIds, *, order: int = 2, sharpness: float = 2.0, end: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def ngram_forward(
+    ids: TokenIds, *, order: int = 2, sharpness: float = 2.0, end: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """A made-up language over LETTERS: logits and hidden states depend on the last `order` tokens by hash."""
     logits = np.full(128, -30.0)
     alphabet = [ord(letter) for letter in LETTERS] + [END]
@@ -129,7 +131,7 @@ def ngram_forward(ids: TokenIds, *, order: int = 2, sharpness: float = 2.0, end:
     return logits, hidden
 
 
-@lru_cache(maxsize=None)
+@cache
 def _noise(ids: TokenIds, n: int) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(repr(tuple(ids)).encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(n)

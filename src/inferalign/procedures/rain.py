@@ -113,7 +113,7 @@ class Search:
             usage=self.usage.generator,
         )
         self.embedding: SuffixEmbedding = rain.encoder or HiddenStates(self.engine, self._context)
-        self._verdicts: dict[tuple[TokenIds, bool], Score | Unscored] = {}
+        self.verdicts: dict[tuple[TokenIds, bool], Score | Unscored] = {}
         self._counts: Counter[str] = Counter()
         self._histogram: Counter[str] = Counter()
         self._children: list[int] = []
@@ -137,7 +137,9 @@ class Search:
         return min(self.max_new_tokens, room)
 
     def _context(self, reply: TokenIds) -> TokenIds:
-        return self.guide.context(self.prompt, reply) if isinstance(self.guide, ContextScorer) else self.prompt_ids + reply
+        return (
+            self.guide.context(self.prompt, reply) if isinstance(self.guide, ContextScorer) else self.prompt_ids + reply
+        )
 
     async def run(self) -> Completion:
         """Commit token sets until the answer ends."""
@@ -239,12 +241,12 @@ class Search:
     async def judge(self, reply: TokenIds, stop: StopReason) -> Score | Unscored:
         """The guide's verdict on an answer so far, asked once for each."""
         key = (reply, stop is StopReason.PARTIAL)
-        if key not in self._verdicts:
+        if key not in self.verdicts:
             self._counts["evaluations"] += 1
             ids = self._without_ends(reply)
             completion = Completion(token_ids=ids, text=self.chat.decode(ids), stop=stop)
-            (self._verdicts[key],) = await self.guide.score(self.prompt, [completion], self.usage.evaluator)
-        return self._verdicts[key]
+            (self.verdicts[key],) = await self.guide.score(self.prompt, [completion], self.usage.evaluator)
+        return self.verdicts[key]
 
     async def _embeddings(self, leaf: Node, text: TokenIds) -> list[Any]:
         """One unit vector a node of the leaf's path: from its first token to the end of `text`, without end tokens."""

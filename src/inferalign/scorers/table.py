@@ -1,4 +1,4 @@
-"""Scorers by name: `self` (or `self:TEMPLATE.toml`), `self-shuffled` (the negative control), `oracle` (the sandbox)."""
+"""Scorers by name: `self` (or a template's path, FILE.toml), `self-shuffled` (the negative control), `oracle`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from inferalign.core.errors import InputError
 from inferalign.core.lookup import load, resolve
 from inferalign.scorers.base import Scorer
 
@@ -29,20 +28,15 @@ def build_scorer(
     `sandbox` says that the model is the embedded one, which was trained on its own form of the question. Raises
     `UnknownName` with a did-you-mean, `InputError` for an unusable template file, `ModelError` for unusable labels.
     """
-    name, colon, path = text.partition(":")
+    own_template = text.endswith(".toml")
+    name = "self" if own_template else text
     target = load(resolve(SCORERS, name, "scorer"))
     if name == "oracle":
-        if colon:
-            raise InputError(f"scorer {text!r}: the oracle takes no template: give `oracle`")
         return cast(Scorer, target())
     from inferalign.scorers.self_eval import SelfEval, read_template
 
     shipped = Path(str(files("inferalign.scorers") / "prompts" / ("sandbox.toml" if sandbox else "harmless.toml")))
-    if colon and not path:
-        raise InputError(
-            f"scorer {text!r}: a template file is missing after the colon: give `{name}` or `{name}:FILE.toml`"
-        )
-    judge = SelfEval(engine, chat, read_template(Path(path) if colon else shipped), form)
+    judge = SelfEval(engine, chat, read_template(Path(text) if own_template else shipped), form)
     if name == "self":
         return judge
     from inferalign.scorers.scripted import shuffled_sign

@@ -1,0 +1,191 @@
+"""The search on a made-up language: what it commits, when it stops, and what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from inferalign.core.errors import ContextOverflow, ScoringError
+from inferalign.core.types import Completion, Prompt, Result, Score, StopReason, Unscored
+from inferalign.procedures.base import Sampling
+from inferalign.procedures.rain import Rain, Search
+from inferalign.procedures.rain_settings import DEFAULT, PAPER, RainSettings
+from inferalign.procedures.rain_tree import Node
+from inferalign.procedures.sample import Sample
+from inferalign.scorers.scripted import ScriptedScorer, Verdict
+from tests.toy import END, CharChat, PlainEngine, a_prompt, ngram_forward
+
+SMALL = {"max_iterations": 16, "extra_iterations": 6}
+Judge = Callable[[Prompt, Completion], Verdict]
+
+
+def dislikes_a(prompt: Prompt, response: Completion) -> Verdict:
+    return Score(-1.0 if "a" in response.text else 1.0)
+
+
+def zero(prompt: Prompt, response: Completion) -> Verdict:
+    return Score(0.0)
+
+
+def rain(
+    judge: Judge,
+    settings: RainSettings = DEFAULT,
+    *,
+    seed: int = 0,
+    end: float = 0.0,
+    max_new_tokens: int = 24,
+    context: int = 4096,
+    chat: CharChat | None = None,
+) -> Rain:
+    chat = chat or CharChat()
+    engine = PlainEngine(partial(ngram_forward, end=end), chat.decode, context)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    return Rain(engine, chat, ScriptedScorer(judge), seed=seed, sampling=sampling, settings=replace(settings, **SMALL))
+
+
+def run(procedure: Rain, prompt: Prompt | None = None) -> Result:
+    return asyncio.run(procedure(prompt or a_prompt()))
+
+
+@pytest.mark.parametrize("settings", [DEFAULT, PAPER], ids=["default", "paper"])
+def test_search_avoids_what_its_guide_dislikes(settings: RainSettings) -> None:
+    searched, sampled = 0, 0
+    for seed in range(6):
+        procedure = rain(dislikes_a, settings, seed=seed, end=-1.0)
+        sample = Sample(procedure.engine, procedure.chat, seed=seed, sampling=Sampling(max_new_tokens=24))
+        searched += "a" in run(procedure).response.text
+        sampled += "a" in asyncio.run(sample(a_prompt())).response.text
+    assert searched < sampled
+    assert sampled >= 3
+
+
+def test_the_same_request_gives_the_same_answer_and_another_seed_another_tree() -> None:
+    first, again, other = run(rain(dislikes_a)), run(rain(dislikes_a)), run(rain(zero, seed=1))
+    assert first.response == again.response
+    assert first.trace == again.trace
+    assert run(rain(zero)).trace != other.trace
+
+
+def test_a_set_is_cut_at_the_end_and_the_search_stops_there() -> None:
+    result = run(rain(zero, end=2.5))
+    assert result.response.stop is StopReason.END
+    assert END not in result.response.token_ids
+    assert len(result.response.token_ids) < 24
+
+
+def test_as_published_the_end_stays_in_the_set_and_leaves_the_answer() -> None:
+    procedure = rain(zero, PAPER, end=2.5)
+    search = Search(procedure, a_prompt())
+    answer = asyncio.run(search.run())
+    assert END in search.committed
+    assert answer.token_ids == search.committed[: search.committed.index(END)]
+    assert answer.stop is StopReason.END
+
+
+def test_a_terminal_child_is_judged_without_a_simulation() -> None:
+    judged: list[Completion] = []
+
+    def note(prompt: Prompt, response: Completion) -> Verdict:
+        judged.append(response)
+        return Score(0.0)
+
+    procedure = rain(note, end=3.0)
+    search = Search(procedure, a_prompt())
+    asyncio.run(search.deliberate())
+    ended = [child for child in search.root.children if child.ended]
+    assert len(ended) == 1
+    assert ended[0].token_ids == ()
+    assert ended[0].own_visits > 1, "a terminal child can be visited again"
+    assert not ended[0].pending
+    assert sum(response.text == "" and response.stop is StopReason.END for response in judged) == 1
+
+
+def test_length_and_context_end_an_answer() -> None:
+    assert run(rain(zero, end=-9.0, max_new_tokens=9)).response.stop is StopReason.LENGTH
+    prompt = a_prompt()
+    size = len(CharChat().render(prompt.messages))
+    result = run(rain(zero, end=-9.0, context=size + 5), prompt)
+    assert (result.response.stop, len(result.response.token_ids)) == (StopReason.CONTEXT, 5)
+    with pytest.raises(ContextOverflow, match=f"the prompt takes {size}"):
+        run(rain(zero, context=size), prompt)
+
+
+def test_an_answer_ends_at_the_marker_of_the_next_turn() -> None:
+    chat = CharChat(stop_strings=("A",))
+    response = run(rain(zero, chat=chat, end=-9.0, max_new_tokens=48)).response
+    assert response.stop is StopReason.END
+    assert "A" not in response.text
+
+
+def test_budget_is_what_the_settings_say() -> None:
+    trace = run(rain(zero, end=-9.0)).trace
+    first, *later = trace["commits"]
+    assert first["iterations"] == 16
+    for before, commit in zip(trace["commits"], later, strict=False):
+        assert commit["iterations"] == max(16 - before["visits"], 6)
+    assert trace["iterations"] == sum(commit["iterations"] for commit in trace["commits"])
+    assert trace["early_stops"] == 0
+    assert trace["values"] == {"+0.00": trace["iterations"]}
+    json.dumps(trace, allow_nan=False)
+
+
+def test_a_pleasing_child_ends_the_deliberation_early() -> None:
+    trace = run(rain(lambda prompt, response: Score(1.0), end=-9.0)).trace
+    assert trace["early_stops"] == len(trace["commits"])
+    assert all(commit["visits"] == 7 for commit in trace["commits"]), "more than 6 own visits, at once"
+
+
+def test_children_that_are_never_returned_to_are_not_proposed() -> None:
+    search = Search(rain(zero, end=-9.0), a_prompt())
+    asyncio.run(search.deliberate())
+
+    def nodes(node: Node) -> list[Node]:
+        return [node, *(below for child in node.children for below in nodes(child))]
+
+    evaluated = [node for node in nodes(search.root) if node.own_visits > 0]
+    put_off = [node for node in evaluated if node.pending]
+    assert len(put_off) > 0
+    assert search.trace()["expansions"] + len(put_off) == len(evaluated)
+    assert not any(node.children for node in put_off)
+
+
+def test_a_leaf_that_cannot_be_judged_leaves_the_tree_and_is_counted() -> None:
+    def fails_on_b(prompt: Prompt, response: Completion) -> Verdict:
+        return Unscored("no verdict", blame="judge") if "b" in response.text else Score(0.0)
+
+    result = run(rain(fails_on_b))
+    assert "b" not in result.response.text
+    assert result.trace["unscored"]["judge"] > 0
+    assert sum(result.trace["values"].values()) + result.trace["unscored"]["judge"] == result.trace["iterations"]
+
+
+def test_nothing_judged_is_an_error_that_names_the_reason() -> None:
+    with pytest.raises(ScoringError, match="the judge is away"):
+        run(rain(lambda prompt, response: Unscored("the judge is away", blame="judge")))
+
+
+def test_usage_is_charged_by_role() -> None:
+    usage = run(rain(zero)).usage
+    assert usage.generator.forward_calls > 0
+    assert usage.embedder.forward_calls > 0
+    assert usage.evaluator.forward_calls == 0, "the scripted guide asks no model"
+
+
+def test_the_improbable_is_dropped_by_the_floor_alone() -> None:
+    search = Search(rain(zero, replace(DEFAULT, min_ratio=0.5)), a_prompt())
+    asyncio.run(search.deliberate())
+    assert 1 <= len(search.root.children) < 10
+    published = Search(rain(zero, PAPER), a_prompt())
+    asyncio.run(published.deliberate())
+    assert len(published.root.children) == 10
+
+
+def test_mended_widening_adds_a_new_candidate() -> None:
+    settings = replace(DEFAULT, candidates=3, widen_variance=10.0)
+    trace = run(rain(lambda prompt, response: Score(-1.0), settings, end=-9.0)).trace
+    assert trace["widenings"] > 3
