@@ -1,0 +1,101 @@
+"""Chats to token ids and back: the only caller of `apply_chat_template`.
+
+Where the labels of a judgement, the ends of clauses and the ends of answers are decided for each tokenizer, so that
+nothing else has to know one. A tokenizer without a chat template gets a plain transcript, whose next-turn marker ends
+an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from inferalign.core.errors import InputError, ModelError
+from inferalign.core.types import Message, TokenIds
+
+CLAUSE_MARKS = (",", ".", "?", ":", ";", "\n")
+TRANSCRIPT_MARKER = "\nHuman:"
+_TURNS = {"system": "{}\n\n", "user": "Human: {}\n\n", "assistant": "Assistant: {}\n\n"}
+
+
+class ChatFormat:
+    """One tokenizer's way of writing chats. `end_ids` beyond the tokenizer's own come from the generation config."""
+
+    def __init__(self, tokenizer: Any, *, template: str | None = None, end_ids: Iterable[int] = ()) -> None:
+        """`template` (Jinja) replaces the tokenizer's chat template."""
+        self._tokenizer = tokenizer
+        self._template: str | None = template or tokenizer.chat_template
+        own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.end_ids: frozenset[int] = frozenset((*own, *end_ids))
+        """Tokens that end an answer."""
+        self.stop_strings: tuple[str, ...] = () if self._template else (TRANSCRIPT_MARKER,)
+        """Texts that end an answer: the marker of the next user turn, where no token says it."""
+
+    @cached_property
+    def clause_end_ids(self) -> frozenset[int]:
+        """Tokens whose text ends in a clause mark: where a simulation pauses."""
+        texts = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))])
+        return frozenset(i for i, text in enumerate(texts) if text.endswith(CLAUSE_MARKS)) - self.end_ids
+
+    def describe(self) -> Mapping[str, object]:
+        """What a record must say: whether a template was used, and its hash."""
+        hashed = hashlib.sha256(self._template.encode()).hexdigest() if self._template else None
+        return {"chat_template": "jinja" if self._template else "transcript", "chat_template_sha256": hashed}
+
+    def render(self, messages: Sequence[Message]) -> TokenIds:
+        """The conversation up to where the assistant's next answer begins. Raises `InputError` if the template refuses."""
+        if self._template is None:
+            text = "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
+            bos = self._tokenizer.bos_token_id
+            return (() if bos is None or not self._adds_bos else (bos,)) + self.encode(text)
+        from jinja2 import TemplateError
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"the chat template refuses this conversation ({' '.join(m.role for m in messages)}): {error}; "
+                "change the messages, or give another template (--chat-template FILE)"
+            ) from error
+        return self.encode(text)
+
+    def encode(self, text: str) -> TokenIds:
+        """Token ids of a text; special tokens written in it are parsed, none are added."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, spaces as the tokens have them; special tokens are left out."""
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def label_ids(self, tail: str, labels: Sequence[str]) -> TokenIds:
+        """The token that each label is after `tail`. Raises `ModelError` unless each is one token, and another."""
+        before = self.encode(tail)
+        found: list[int] = []
+        for label in labels:
+            whole = self.encode(tail + label)
+            if whole[:-1] != before:
+                pieces = self._tokenizer.convert_ids_to_tokens(list(whole[len(before) :] or whole))
+                raise ModelError(
+                    f"the label {label!r} is not one token after {tail[-24:]!r} for this tokenizer (it becomes "
+                    f"{pieces}): name a self-evaluation template whose labels are single tokens (--scorer FILE.toml)"
+                )
+            found.append(whole[-1])
+        if len(set(found)) != len(found):
+            raise ModelError(
+                f"the labels {list(labels)} become the same token for this tokenizer: name a self-evaluation template "
+                "with labels that it can tell apart (--scorer FILE.toml)"
+            )
+        return tuple(found)
+
+    @cached_property
+    def _adds_bos(self) -> bool:
+        bare, full = self._tokenizer.encode("a", add_special_tokens=False), self._tokenizer.encode("a")
+        return len(full) > len(bare) and full[0] == self._tokenizer.bos_token_id

@@ -1,0 +1,274 @@
+"""Any `AutoModelForCausalLM` as an engine: one CPU or GPU, safetensors only, every prefix computed once.
+
+In float32 on a CPU it declares itself `exact`: draws are keyed by their row's seed and made from logits that depend on
+the prefix alone. A draw takes the tokens that the filter leaves in order of their ids and finds the uniform number in
+their cumulative probabilities; by id, not by rank, because two tokens of nearly the same probability may change ranks
+with the last bit of a logit, and a draw must not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from inferalign.core.errors import ContextOverflow, ModelError
+from inferalign.core.seeds import uniforms
+from inferalign.core.types import Determinism, RoleUsage, StopReason, TokenIds
+from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
+from inferalign.engines.chat import ChatFormat
+from inferalign.engines.prefix import PrefixStore
+from inferalign.engines.table import LoadedModel, ModelOptions
+from inferalign.engines.tree_forward import Forward, PlainForward, TreeForward, matches_plain
+from inferalign.engines.weights import check_folder, weights_digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""How far tree-masked logits may be from plain ones in the check at load, relative to the largest logit."""
+
+
+class LocalEngine:
+    """`Engine` over a transformers model. Requests run one at a time, each for its own prefix."""
+
+    def __init__(self, model: Any, chat: ChatFormat, *, name: str, digest: str, cache_bytes: int) -> None:
+        self.name = name
+        self._chat = chat
+        self._device, self._dtype = model.device, model.dtype
+        self._digest = digest
+        config = model.config.get_text_config()
+        self.context_length: int = getattr(config, "max_position_embeddings", None) or 2048
+        self.store = PrefixStore(cache_bytes)
+        self.reuses_prefixes = not _windowed(config) and _matches(model)
+        self._forward: Forward = TreeForward(model, self.store) if self.reuses_prefixes else PlainForward(model)
+        if not self.reuses_prefixes:
+            warnings.warn(
+                f"{name}: this architecture's cache cannot be forked exactly (a sliding window or a recurrent state), so "
+                "every prefix is computed again: correct, but slow",
+                stacklevel=2,
+            )
+
+    @property
+    def determinism(self) -> Determinism:
+        exact = self._dtype == torch.float32 and self._device.type == "cpu"
+        return Determinism.EXACT if exact else Determinism.SEEDED
+
+    def describe(self) -> Mapping[str, object]:
+        return {
+            "engine": "local",
+            "model": self.name,
+            "weights": self._digest,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+            "reuses_prefixes": self.reuses_prefixes,
+        }
+
+    async def sample(self, prefix: TokenIds, rows: Sequence[Row], usage: RoleUsage) -> list[Continuation]:
+        self._check(prefix, room=1)
+        await asyncio.sleep(0)
+        with torch.inference_mode():
+            return self._sample(prefix, rows, usage)
+
+    async def top_tokens(self, prefix: TokenIds, k: int, usage: RoleUsage) -> TopTokens:
+        self._check(prefix)
+        await asyncio.sleep(0)
+        with torch.inference_mode():
+            logprobs = self._logprobs([prefix], usage)[0]
+        order = np.lexsort((np.arange(len(logprobs)), -logprobs))[:k]
+        return TopTokens(token_ids=tuple(map(int, order)), logprobs=tuple(map(float, logprobs[order])))
+
+    async def label_logprobs(
+        self, prefixes: Sequence[TokenIds], labels: Sequence[int], usage: RoleUsage
+    ) -> list[LabelLogprobs]:
+        for prefix in prefixes:
+            self._check(prefix)
+        await asyncio.sleep(0)
+        with torch.inference_mode():
+            chosen = self._logprobs(prefixes, usage)[:, list(labels)]
+        return [LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum())) for row in chosen]
+
+    async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
+        self._check(prefix)
+        await asyncio.sleep(0)
+        first = min(starts)
+        with torch.inference_mode():
+            states = self._forward.hidden(prefix, first, usage).float().cpu().numpy()
+        return np.stack([states[start - first :].mean(axis=0) for start in starts])
+
+    def _check(self, prefix: TokenIds, room: int = 0) -> None:
+        if not 0 < len(prefix) <= self.context_length - room:
+            raise ContextOverflow(
+                f"a request of {len(prefix)} tokens does not fit {self.name}'s context of {self.context_length}"
+                f"{' with room for an answer' if room else ''}: shorten the prompt, or use a model with a longer context"
+            )
+
+    def _logprobs(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> NDArray[np.float64]:
+        """Log-softmax at temperature 1, `[len(prefixes), vocab]`."""
+        logits = self._forward.logits(prefixes, usage)
+        logprobs: NDArray[np.float64] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+        return logprobs
+
+    def _sample(self, prefix: TokenIds, rows: Sequence[Row], usage: RoleUsage) -> list[Continuation]:
+        growing = self._forward.rows(prefix, len(rows), usage)
+        drafts = [Draft(row, self._chat) for row in rows]
+        room = self.context_length - len(prefix)
+        active = list(range(len(rows)))
+        logits = growing.first.expand(len(rows), -1)
+        while active:
+            picked = pick(logits, [drafts[i].row for i in active], [drafts[i].next_uniform() for i in active])
+            usage.new_tokens += len(active)
+            for i, (token, logprob) in zip(active, picked, strict=True):
+                drafts[i].add(token, logprob, room)
+            active = [i for i in active if drafts[i].stop is None]
+            if active:
+                logits = growing.step(active, [drafts[i].token_ids[-1] for i in active])
+        growing.keep()
+        return [draft.continuation() for draft in drafts]
+
+
+class Draft:
+    """One row while it grows."""
+
+    def __init__(self, row: Row, chat: ChatFormat) -> None:
+        self.row = row
+        self.token_ids: list[int] = []
+        self.stop: StopReason | None = None
+        self._chat = chat
+        self._logprobs: list[float] = []
+        self._uniforms = uniforms(row.seed, row.max_new_tokens)
+
+    def next_uniform(self) -> float:
+        return float(self._uniforms[len(self.token_ids)])
+
+    def add(self, token: int, logprob: float, room: int) -> None:
+        """Take a drawn token, and stop where the row says."""
+        row = self.row
+        if token in row.stop_ids:
+            self.stop = StopReason.END
+            return
+        self.token_ids.append(token)
+        self._logprobs.append(logprob)
+        if row.stop_strings and self._cut_at_marker():
+            self.stop = StopReason.END
+        elif token in row.pause_ids:
+            self.stop = StopReason.PARTIAL
+        elif len(self.token_ids) >= room:
+            self.stop = StopReason.CONTEXT
+        elif len(self.token_ids) >= row.max_new_tokens:
+            self.stop = StopReason.LENGTH
+
+    def continuation(self) -> Continuation:
+        logprobs = tuple(self._logprobs[: len(self.token_ids)])
+        assert self.stop is not None
+        return Continuation(token_ids=tuple(self.token_ids), stop=self.stop, logprobs=logprobs)
+
+    def _cut_at_marker(self) -> bool:
+        text = self._chat.decode(self.token_ids)
+        starts = [text.index(marker) for marker in self.row.stop_strings if marker in text]
+        while starts and len(self._chat.decode(self.token_ids)) > min(starts):
+            self.token_ids.pop()
+        return bool(starts)
+
+
+def pick(logits: torch.Tensor, rows: Sequence[Row], numbers: Sequence[float]) -> list[tuple[int, float]]:
+    """One token a row, and its log-probability under the row's filtered distribution. `logits` is `[R, vocab]`."""
+    temperatures = torch.tensor([row.temperature for row in rows], dtype=torch.float64)
+    scaled = logits.double().cpu() / temperatures[:, None]
+    limits = {row.top_k for row in rows if row.top_k is not None}
+    for k in limits:
+        picked = [i for i, row in enumerate(rows) if row.top_k == k]
+        scaled[picked] = _keep_top(scaled[picked], k)
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    cumulative = logprobs.exp().cumsum(dim=-1).numpy()
+    best = logprobs.argmax(dim=-1).tolist()
+    chosen = [
+        best[i] if row.greedy else _invert(cumulative[i], number)
+        for i, (row, number) in enumerate(zip(rows, numbers, strict=True))
+    ]
+    return [(token, float(logprobs[i, token])) for i, token in enumerate(chosen)]
+
+
+def _invert(cumulative: NDArray[np.float64], number: float) -> int:
+    """The first token whose cumulative probability exceeds the number; scaled, for the sum is 1 up to rounding only."""
+    total = cumulative[-1]
+    index = int(np.searchsorted(cumulative, number * total, side="right"))
+    return min(index, int(np.searchsorted(cumulative, total, side="left")))
+
+
+def _keep_top(scaled: torch.Tensor, k: int) -> torch.Tensor:
+    """Minus infinity on all but the k greatest of each row; of equal ones the lower ids stay."""
+    if k >= scaled.shape[1]:
+        return scaled
+    least = scaled.topk(k, dim=-1).values[:, -1:]
+    above = scaled > least
+    ties = scaled == least
+    allowed = k - above.sum(dim=-1, keepdim=True)
+    keep = above | (ties & (ties.cumsum(dim=-1) <= allowed))
+    return scaled.masked_fill(~keep, -torch.inf)
+
+
+def load_local(name: str, options: ModelOptions) -> LoadedModel:
+    """Load a directory or hub id. Raises `ModelError`, with what to do, for anything that cannot be used."""
+    check_folder(name)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda was asked for, but PyTorch sees no GPU: leave it out, or install a CUDA build")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=options.trust_remote_code
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
+    model.eval().to(device)
+    template = _read_template(options.chat_template)
+    chat = ChatFormat(tokenizer, template=template, end_ids=_end_ids(model))
+    engine = LocalEngine(model, chat, name=name, digest=weights_digest(name), cache_bytes=options.prefix_cache_mb << 20)
+    return LoadedModel(engine, chat)
+
+
+def _read_template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ModelError(f"cannot read the chat template {path}: {error.strerror}; give a Jinja file") from error
+
+
+def _end_ids(model: Any) -> tuple[int, ...]:
+    """End-of-text tokens that the generation config names beyond the tokenizer's."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    if ends is None:
+        return ()
+    return tuple(ends) if isinstance(ends, list | tuple) else (ends,)
+
+
+def _windowed(config: Any) -> bool:
+    """Whether some layer sees a window shorter than the context, which a short probe would not notice."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    active = window is not None and getattr(config, "use_sliding_window", True)
+    return bool(kinds - {"full_attention"}) or (active and not kinds and window < config.max_position_embeddings)
+
+
+def _matches(model: Any) -> bool:
+    with torch.inference_mode():
+        return matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,53 @@
+"""What a model directory must hold before it is loaded, and the name of its weights in a record."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from inferalign.core.errors import ModelError
+
+HASHED_WHOLE = 1 << 30
+"""Bytes up to which the weights are hashed whole; beyond, their headers and sizes are."""
+
+
+def check_folder(name: str) -> None:
+    """Raises `ModelError` for a directory without config, tokenizer or safetensors. A name that is none is a hub id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise ModelError(
+                f"there is no model directory {name!r}: give 'sandbox', a directory that holds a transformers model, "
+                "or a hub id of the form owner/name"
+            )
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name} has no config.json, so it is no transformers model: save one with save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+            raise ModelError(
+                f"{name} has only pickled weights ({pickled[0].name}), and loading a pickle can run any code: convert "
+                "them where you trust them, with model.save_pretrained(DIR), which writes safetensors"
+            )
+        raise ModelError(f"{name} has no weights: expected model.safetensors; copy it there, or name another directory")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise ModelError(f"{name} has no tokenizer: save it there with tokenizer.save_pretrained({name!r})")
+
+
+def weights_digest(name: str) -> str:
+    """`sha256:...` of a directory's safetensors, `header-sha256:...` of large ones, or `hub` for a hub id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return "hub"
+    shards = sorted(folder.glob("*.safetensors"))
+    whole = sum(shard.stat().st_size for shard in shards) <= HASHED_WHOLE
+    digest = hashlib.sha256()
+    for shard in shards:
+        with shard.open("rb") as file:
+            if whole:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+            else:
+                digest.update(file.read(8 + int.from_bytes(file.read(8), "little")))
+                digest.update(str(shard.stat().st_size).encode())
+    return f"{'sha256' if whole else 'header-sha256'}:{digest.hexdigest()}"
