@@ -353,7 +353,7 @@ class NaiveRain:
 
 
 def choose(logits: np.ndarray, u: float | None, top_k: int | None) -> tuple[int, float]:
-    """A token by inverse CDF, most probable first (ties: lower id), with its renormalised probability; u None: greedy."""
+    """A token by inverse CDF (ties: lower id) and its renormalised probability; greedy if u is None."""
     order = np.lexsort((np.arange(len(logits)), -logits))[:top_k]
     p = softmax(logits[order])
     i = 0 if u is None else min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(p) - 1)

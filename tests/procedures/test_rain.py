@@ -141,7 +141,7 @@ def test_a_pleasing_child_ends_the_deliberation_early() -> None:
 
 
 def test_children_that_are_never_returned_to_are_not_proposed() -> None:
-    search = Search(rain(zero, end=-9.0), a_prompt())
+    search = Search(rain(zero, end=-9.0, max_new_tokens=64), a_prompt())
     asyncio.run(search.deliberate())
 
     def nodes(node: Node) -> list[Node]:
