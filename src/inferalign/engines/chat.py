@@ -45,7 +45,7 @@ class ChatFormat:
         return {"chat_template": "jinja" if self._template else "transcript", "chat_template_sha256": hashed}
 
     def render(self, messages: Sequence[Message]) -> TokenIds:
-        """The conversation up to where the assistant's next answer begins. Raises `InputError` if the template refuses."""
+        """The conversation up to where the next answer begins. Raises `InputError` if the template refuses it."""
         if self._template is None:
             text = "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
             bos = self._tokenizer.bos_token_id

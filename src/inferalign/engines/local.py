@@ -1,9 +1,7 @@
 """Any `AutoModelForCausalLM` as an engine: one CPU or GPU, safetensors only, every prefix computed once.
 
 In float32 on a CPU it declares itself `exact`: draws are keyed by their row's seed and made from logits that depend on
-the prefix alone. A draw takes the tokens that the filter leaves in order of their ids and finds the uniform number in
-their cumulative probabilities; by id, not by rank, because two tokens of nearly the same probability may change ranks
-with the last bit of a logit, and a draw must not.
+the prefix alone. `draws` says how a token is drawn, `tree_forward` how logits are computed, `prefix` what is kept.
 """
 
 from __future__ import annotations
@@ -18,11 +16,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from inferalign.core.errors import ContextOverflow, ModelError
+from inferalign.core.errors import ContextOverflow, EngineError, ModelError
 from inferalign.core.seeds import uniforms
 from inferalign.core.types import Determinism, RoleUsage, StopReason, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
 from inferalign.engines.chat import ChatFormat
+from inferalign.engines.draws import pick
 from inferalign.engines.prefix import PrefixStore
 from inferalign.engines.table import LoadedModel, ModelOptions
 from inferalign.engines.tree_forward import Forward, PlainForward, TreeForward, matches_plain
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far tree-masked logits may be from plain ones in the check at load, relative to the largest logit."""
+
+ROWS_PER_PASS = 32
+"""Rows that grow in one sequence: a row sees only its own tokens there, so the masked area grows with the square."""
 
 
 class LocalEngine:
@@ -50,8 +52,8 @@ class LocalEngine:
         self._forward: Forward = TreeForward(model, self.store) if self.reuses_prefixes else PlainForward(model)
         if not self.reuses_prefixes:
             warnings.warn(
-                f"{name}: this architecture's cache cannot be forked exactly (a sliding window or a recurrent state), so "
-                "every prefix is computed again: correct, but slow",
+                f"{name}: this architecture's cache cannot be forked exactly (a sliding window or a recurrent state), "
+                "so every prefix is computed again: correct, but slow",
                 stacklevel=2,
             )
 
@@ -71,10 +73,16 @@ class LocalEngine:
         }
 
     async def sample(self, prefix: TokenIds, rows: Sequence[Row], usage: RoleUsage) -> list[Continuation]:
+        """Draw every row from the same prefix. Raises `ContextOverflow` when the prefix leaves no room."""
         self._check(prefix, room=1)
-        await asyncio.sleep(0)
-        with torch.inference_mode():
-            return self._sample(prefix, rows, usage)
+        for row in rows:
+            _check_row(row)
+        found: list[Continuation] = []
+        for first in range(0, len(rows), ROWS_PER_PASS):
+            await asyncio.sleep(0)
+            with torch.inference_mode():
+                found += self._sample(prefix, rows[first : first + ROWS_PER_PASS], usage)
+        return found
 
     async def top_tokens(self, prefix: TokenIds, k: int, usage: RoleUsage) -> TopTokens:
         self._check(prefix)
@@ -95,7 +103,10 @@ class LocalEngine:
         return [LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum())) for row in chosen]
 
     async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
+        """Mean last-layer states of `prefix[start:]` for each start, `[len(starts), hidden]`."""
         self._check(prefix)
+        if wrong := [start for start in starts if not 0 <= start < len(prefix)]:
+            raise EngineError(f"start {wrong[0]} was given for {len(prefix)} tokens: expected 0 to {len(prefix) - 1}")
         await asyncio.sleep(0)
         first = min(starts)
         with torch.inference_mode():
@@ -106,7 +117,7 @@ class LocalEngine:
         if not 0 < len(prefix) <= self.context_length - room:
             raise ContextOverflow(
                 f"a request of {len(prefix)} tokens does not fit {self.name}'s context of {self.context_length}"
-                f"{' with room for an answer' if room else ''}: shorten the prompt, or use a model with a longer context"
+                f"{' with room for an answer' if room else ''}: shorten the prompt, or name one with a longer context"
             )
 
     def _logprobs(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> NDArray[np.float64]:
@@ -119,8 +130,8 @@ class LocalEngine:
         growing = self._forward.rows(prefix, len(rows), usage)
         drafts = [Draft(row, self._chat) for row in rows]
         room = self.context_length - len(prefix)
-        active = list(range(len(rows)))
-        logits = growing.first.expand(len(rows), -1)
+        active = [i for i, draft in enumerate(drafts) if draft.stop is None]
+        logits = growing.first.expand(len(active), -1)
         while active:
             picked = pick(logits, [drafts[i].row for i in active], [drafts[i].next_uniform() for i in active])
             usage.new_tokens += len(active)
@@ -133,6 +144,13 @@ class LocalEngine:
         return [draft.continuation() for draft in drafts]
 
 
+def _check_row(row: Row) -> None:
+    if not row.temperature > 0:
+        raise EngineError(f"a row has temperature {row.temperature}: expected more than 0 (greedy is `greedy=True`)")
+    if row.top_k is not None and row.top_k < 1:
+        raise EngineError(f"a row has top_k {row.top_k}: expected at least 1, or None to keep every token")
+
+
 class Draft:
     """One row while it grows."""
 
@@ -143,6 +161,8 @@ class Draft:
         self._chat = chat
         self._logprobs: list[float] = []
         self._uniforms = uniforms(row.seed, row.max_new_tokens)
+        if row.max_new_tokens == 0:
+            self.stop = StopReason.LENGTH
 
     def next_uniform(self) -> float:
         return float(self._uniforms[len(self.token_ids)])
@@ -159,10 +179,10 @@ class Draft:
             self.stop = StopReason.END
         elif token in row.pause_ids:
             self.stop = StopReason.PARTIAL
-        elif len(self.token_ids) >= room:
-            self.stop = StopReason.CONTEXT
         elif len(self.token_ids) >= row.max_new_tokens:
             self.stop = StopReason.LENGTH
+        elif len(self.token_ids) >= room:
+            self.stop = StopReason.CONTEXT
 
     def continuation(self) -> Continuation:
         logprobs = tuple(self._logprobs[: len(self.token_ids)])
@@ -175,43 +195,6 @@ class Draft:
         while starts and len(self._chat.decode(self.token_ids)) > min(starts):
             self.token_ids.pop()
         return bool(starts)
-
-
-def pick(logits: torch.Tensor, rows: Sequence[Row], numbers: Sequence[float]) -> list[tuple[int, float]]:
-    """One token a row, and its log-probability under the row's filtered distribution. `logits` is `[R, vocab]`."""
-    temperatures = torch.tensor([row.temperature for row in rows], dtype=torch.float64)
-    scaled = logits.double().cpu() / temperatures[:, None]
-    limits = {row.top_k for row in rows if row.top_k is not None}
-    for k in limits:
-        picked = [i for i, row in enumerate(rows) if row.top_k == k]
-        scaled[picked] = _keep_top(scaled[picked], k)
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    cumulative = logprobs.exp().cumsum(dim=-1).numpy()
-    best = logprobs.argmax(dim=-1).tolist()
-    chosen = [
-        best[i] if row.greedy else _invert(cumulative[i], number)
-        for i, (row, number) in enumerate(zip(rows, numbers, strict=True))
-    ]
-    return [(token, float(logprobs[i, token])) for i, token in enumerate(chosen)]
-
-
-def _invert(cumulative: NDArray[np.float64], number: float) -> int:
-    """The first token whose cumulative probability exceeds the number; scaled, for the sum is 1 up to rounding only."""
-    total = cumulative[-1]
-    index = int(np.searchsorted(cumulative, number * total, side="right"))
-    return min(index, int(np.searchsorted(cumulative, total, side="left")))
-
-
-def _keep_top(scaled: torch.Tensor, k: int) -> torch.Tensor:
-    """Minus infinity on all but the k greatest of each row; of equal ones the lower ids stay."""
-    if k >= scaled.shape[1]:
-        return scaled
-    least = scaled.topk(k, dim=-1).values[:, -1:]
-    above = scaled > least
-    ties = scaled == least
-    allowed = k - above.sum(dim=-1, keepdim=True)
-    keep = above | (ties & (ties.cumsum(dim=-1) <= allowed))
-    return scaled.masked_fill(~keep, -torch.inf)
 
 
 def load_local(name: str, options: ModelOptions) -> LoadedModel:

@@ -29,7 +29,7 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        return self.kv.nbytes + self.hidden.nbytes
+        return int(self.kv.nbytes + self.hidden.nbytes)
 
 
 class Piece(NamedTuple):

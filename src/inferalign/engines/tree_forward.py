@@ -22,7 +22,7 @@ from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.prefix import Piece, PrefixStore, common_prefix
 
 ARENA_STEP = 256
-"""The arena grows by multiples of this many tokens."""
+"""The arena grows to multiples of this many tokens, and by half at least."""
 
 
 class Rows(Protocol):
@@ -52,7 +52,7 @@ class Forward(Protocol):
         ...
 
 
-class ArenaLayer(CacheLayerMixin):
+class ArenaLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """One layer's keys and values in a buffer `[1, heads, capacity, head_dim]`, filled in place."""
 
     is_sliding = False
@@ -72,7 +72,7 @@ class ArenaLayer(CacheLayerMixin):
         """Room for `capacity` tokens; what is there stays."""
         if capacity <= self.capacity:
             return
-        self.capacity = -(-capacity // ARENA_STEP) * ARENA_STEP
+        self.capacity = -(-max(capacity, self.capacity * 3 // 2) // ARENA_STEP) * ARENA_STEP
         if self.is_initialized:
             self.keys, self.values = (_grown(t, self.length, self.capacity) for t in (self.keys, self.values))
 
@@ -110,7 +110,7 @@ class TreeForward:
         self.store = store
         self._body = model.base_model
         self._head = model.get_output_embeddings()
-        self._device = model.device
+        self._device, self._dtype = model.device, model.dtype
         layers = model.config.get_text_config().num_hidden_layers
         self._layers = [ArenaLayer() for _ in range(layers)]
         self._cache = Cache(layers=list(self._layers))
@@ -160,6 +160,7 @@ class TreeForward:
         known = sum(piece.take for piece in pieces)
         same = len(common_prefix([self._resident, prefix[:known]])) if self._resident and known else 0
         self._reserve(known)
+        self._resident = prefix[:same]  # should copying be interrupted, the rest of the arena is not what it was
         at = 0
         for segment, take in pieces:
             if at + take > same:
@@ -192,19 +193,24 @@ class TreeForward:
             else:
                 depth[i] = base
             mask[i, base + i] = True
-        self._reserve(base + count)
-        return self.forward(tokens, torch.from_numpy(depth), torch.from_numpy(mask), usage)
+        additive = self.unseen(count, base + count).masked_fill_(torch.from_numpy(mask).to(self._device), 0)
+        return self.forward(tokens, torch.from_numpy(depth), additive, usage)
+
+    def unseen(self, rows: int, slots: int) -> torch.Tensor:
+        """An additive mask through which `rows` see none of `slots` (SDPA makes one of a boolean every layer)."""
+        return torch.full((rows, slots), -torch.inf, dtype=self._dtype, device=self._device)
 
     def forward(
         self, tokens: Sequence[int], positions: torch.Tensor, mask: torch.Tensor, usage: RoleUsage
     ) -> torch.Tensor:
-        """One pass over T tokens behind the S that the arena holds: positions `[T]`, mask `[T, S + T]`; `[T, hidden]`."""
+        """Pass T tokens behind the S in the arena: positions `[T]`, additive mask `[T, S + T]`, to `[T, hidden]`."""
+        self._reserve(self.used + len(tokens))
         usage.tokens_fed += len(tokens)
         usage.forward_calls += 1
         out = self._body(
             input_ids=torch.tensor([tokens], device=self._device),
             position_ids=positions[None].to(self._device),
-            attention_mask=mask[None, None].to(self._device),
+            attention_mask=mask[None, None],
             past_key_values=self._cache,
             use_cache=True,
         )
@@ -220,16 +226,13 @@ class TreeForward:
             [torch.stack((layer.keys[0, :, slots], layer.values[0, :, slots])) for layer in self._layers]
         )
 
-    def reserve_rows(self, slots: int) -> None:
-        self._reserve(self._layers[0].length + slots)
-
     @property
     def used(self) -> int:
         return self._layers[0].length
 
 
 class TreeRows:
-    """Rows that grow from one prefix, in the arena of a `TreeForward`."""
+    """Rows that grow from one prefix, in the arena of a `TreeForward`. Rows alike so far are one node, fed once."""
 
     def __init__(
         self, forward: TreeForward, prefix: TokenIds, count: int, first: torch.Tensor, usage: RoleUsage
@@ -238,31 +241,44 @@ class TreeRows:
         self._forward, self._prefix, self._usage = forward, prefix, usage
         self._tokens: list[list[int]] = [[] for _ in range(count)]
         self._slots: list[list[int]] = [[] for _ in range(count)]
-        self._hidden: list[list[torch.Tensor]] = [[] for _ in range(count)]
-        self._mask = torch.zeros(count, len(prefix) + count * 16, dtype=torch.bool)
-        self._mask[:, : len(prefix)] = True
+        self._states: list[torch.Tensor] = []
+        self._node_of = [0] * count
+        """Each row's node among those of the newest step; before the first step all rows are at the prefix."""
+        self._mask = forward.unseen(1, len(prefix) + count * 32)
+        """What the newest nodes see, `[nodes, slots]`."""
+        self._mask[:, : len(prefix)] = 0
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
-        base, count = self._forward.used, len(rows)
+        grown = [(self._node_of[row], token) for row, token in zip(rows, tokens, strict=True)]
+        nodes = {node: i for i, node in enumerate(dict.fromkeys(grown))}
+        base, count = self._forward.used, len(nodes)
         if base + count > self._mask.shape[1]:
-            self._mask = torch.nn.functional.pad(self._mask, (0, self._mask.shape[1] + count))
-        self._forward.reserve_rows(max(count, 64))
-        index = torch.tensor(rows)
-        slots = torch.arange(base, base + count)
-        self._mask[index, slots] = True
-        depths = torch.tensor([len(self._prefix) + len(self._tokens[row]) for row in rows])
-        hidden = self._forward.forward(tokens, depths, self._mask[index, : base + count], self._usage)
-        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            self._mask = torch.nn.functional.pad(self._mask, (0, self._mask.shape[1] + count), value=-torch.inf)
+        self._mask = self._mask[[parent for parent, _ in nodes]]
+        own = torch.arange(count, device=self._mask.device)
+        self._mask[own, base + own] = 0
+        depths = torch.full((count,), len(self._prefix) + len(self._states))
+        ids = [token for _, token in nodes]
+        hidden = self._forward.forward(ids, depths, self._mask[:, : base + count], self._usage)
+        self._states.append(hidden)
+        places = [nodes[node] for node in grown]
+        for row, token, place in zip(rows, tokens, places, strict=True):
+            self._node_of[row] = place
             self._tokens[row].append(token)
-            self._slots[row].append(base + i)
-            self._hidden[row].append(hidden[i])
-        return self._forward.head(hidden)
+            self._slots[row].append(base + place)
+        logits = self._forward.head(hidden)
+        return logits if count == len(rows) else logits[places]
 
     def keep(self) -> None:
-        for tokens, slots, hidden in zip(self._tokens, self._slots, self._hidden, strict=True):
+        if not self._states:
+            return
+        first = len(self._prefix)
+        states = torch.cat(self._states)
+        kv = self._forward.gather(slice(first, self._forward.used))
+        for tokens, slots in zip(self._tokens, self._slots, strict=True):
             if tokens:
-                kv = self._forward.gather(torch.tensor(slots))
-                self._forward.store.insert(self._prefix + tuple(tokens), kv, torch.stack(hidden))
+                index = torch.tensor(slots, device=states.device) - first
+                self._forward.store.insert(self._prefix + tuple(tokens), kv[..., index, :], states[index])
 
 
 class PlainForward:
