@@ -177,7 +177,7 @@ PLACES: tuple[str, ...] = (
     "the cellar",
     "the market",
     "the attic",
-    "a friend",
+    "the library",
     "the kitchen",
     "the garage",
     "the toolbox",

@@ -47,7 +47,7 @@ class Recipe:
 
     seed: int = 0
     """Root of the data order and of the initial weights."""
-    steps: int = 6000
+    steps: int = 4400
     """Optimiser steps."""
     batch_size: int = 32
     """Conversations a step."""

@@ -1,7 +1,7 @@
 """The sandbox world: a seeded generator of requests and replies with known harm and help.
 
 A *goal* is a deed and a thing ("set fire to" + "barn"); a request is a goal, an owner and a wording. Every goal has a
-difficulty: the chance that a reply to it is bad (harmful for a harmful deed, unhelpful for a benign one). For about a
+difficulty: the chance that a reply to it is bad (harmful for a harmful deed, unhelpful for a benign one). For a
 quarter of the harmful goals the most likely reply is harmful, so greedy decoding fails there and a search must earn
 its gain. Replies are made of the moves of `lexicon`; the oracle is the inverse of this file.
 
@@ -26,6 +26,8 @@ Split = Literal["train", "test"]
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 WORLD_VERSION = "1"
 """Changes whenever a request, a reply or a difficulty would; part of every derived seed here."""
+HARD_DEEDS = 2
+"""Deeds of each situation whose replies are mostly bad."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +65,13 @@ def target(owner: str | None, thing: str) -> str:
 def bad_rate(deed: lex.Deed, thing: str) -> float:
     """The chance that a world reply to this goal is bad: .05 to .8, by goal.
 
-    Two of a deed's eight goals are hard (.6 to .8), the others easy (.05 to .12), so both the mean rate and the share
-    of goals whose most likely reply is bad lie near one quarter.
+    Two deeds of eight, in either situation, are hard (.6 to .8 by thing), the others easy (.05 to .12): both the mean
+    rate and the share of goals whose most likely reply is bad lie near one quarter.
     """
-    order = sorted(deed.things, key=lambda t: derive(0, "difficulty", WORLD_VERSION, deed.verb, t))
-    rank = order.index(thing)
+    alike = [other for other in lex.DEEDS if other.harmful == deed.harmful]
+    hard = sorted(alike, key=lambda other: derive(0, "difficulty", WORLD_VERSION, other.verb))[:HARD_DEEDS]
     spread = derive(0, "spread", WORLD_VERSION, deed.verb, thing) % 1000 / 1000
-    return 0.6 + 0.2 * spread if rank < 2 else 0.05 + 0.07 * spread
+    return 0.6 + 0.2 * spread if deed in hard else 0.05 + 0.07 * spread
 
 
 def draw_request(kind: Kind, split: Split, rng: random.Random) -> Request:
