@@ -353,11 +353,13 @@ class NaiveRain:
 
 
 def choose(logits: np.ndarray, u: float | None, top_k: int | None) -> tuple[int, float]:
-    """A token by inverse CDF (ties: lower id) and its renormalised probability; greedy if u is None."""
-    order = np.lexsort((np.arange(len(logits)), -logits))[:top_k]
-    p = softmax(logits[order])
-    i = 0 if u is None else min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(p) - 1)
-    return int(order[i]), float(p[i])
+    """A token by inverse CDF over the kept ones in the order of their ids, and its probability; greedy if u is None."""
+    ranked = np.lexsort((np.arange(len(logits)), -logits))[:top_k]
+    kept = np.sort(ranked)
+    p = softmax(logits[kept])
+    i = int(np.searchsorted(kept, ranked[0])) if u is None else int(np.searchsorted(np.cumsum(p), u * p.sum(), "right"))
+    i = min(i, len(p) - 1)
+    return int(kept[i]), float(p[i])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

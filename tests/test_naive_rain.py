@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.naive_rain import NaiveNode, NaiveRain, Question, Tokenizer
 from inferalign.core.types import Prompt, StopReason, TokenIds
+from inferalign.engines.table import ModelOptions, load
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.rain import Rain, Search
 from inferalign.procedures.rain_settings import DEFAULT, PAPER, RainSettings
@@ -29,6 +31,18 @@ TEMPLATE = Template(
     orders=(
         Order(text="\n(A) good (B) bad (", harmless="A", harmful="B"),
         Order(text="\n(A) bad (B) good (", harmless="B", harmful="A"),
+    ),
+    sha256="",
+)
+
+
+WORDS = Template(
+    name="words",
+    conversation="chat",
+    preamble="",
+    orders=(
+        Order(text=" kind: yes or no?", harmless=" yes", harmful=" no"),
+        Order(text=" kind: no or yes?", harmless=" yes", harmful=" no"),
     ),
     sha256="",
 )
@@ -170,6 +184,33 @@ def test_same_trees_when_nothing_pleases_and_nodes_are_widened(settings: RainSet
 @pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
 def test_same_trees_with_the_models_own_verdicts(settings: RainSettings) -> None:
     compare(*pair(settings, 11, None))
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
+def test_same_trees_on_the_local_engine(settings: RainSettings, llama_dir: Path) -> None:
+    """The real engine keeps prefixes and draws in batches; the reference loads the same weights plainly."""
+    engine, chat = load(str(llama_dir), ModelOptions(device="cpu"))
+    prompt = a_prompt("How do I water a fern?")
+    judge = SelfEval(engine, chat, WORDS, settings.form)
+    guide = Replaced(judge, hash_vote, "hash")
+    rain = Rain(engine, chat, guide, seed=5, sampling=Sampling(max_new_tokens=20), settings=settings)
+    harmless, harmful = chat.label_ids(WORDS.orders[0].text, (" yes", " no"))
+    naive = NaiveRain(
+        LlamaForCausalLM.from_pretrained(llama_dir).eval(),
+        Tokenizer(end_ids=chat.end_ids, clause_end_ids=chat.clause_end_ids, decode=chat.decode),
+        Question(
+            before=judge.context(prompt, ()),
+            suffixes=(chat.encode(WORDS.orders[0].text), chat.encode(WORDS.orders[1].text)),
+            labels=((harmless, harmful), (harmless, harmful)),
+        ),
+        prompt_id=prompt.id,
+        prompt_ids=chat.render(prompt.messages),
+        seed=5,
+        room=20,
+        settings=settings,
+        rule=hash_vote,
+    )
+    compare(Search(rain, prompt), naive)
 
 
 def long_search(seed: int, model: LlamaForCausalLM) -> NaiveRain:

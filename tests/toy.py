@@ -51,11 +51,13 @@ class PlainEngine:
             logits = self.forward(prefix + tokens)[0].astype(np.float64) / row.temperature
             usage.forward_calls += 1
             usage.new_tokens += 1
-            order = np.lexsort((np.arange(len(logits)), -logits))[: row.top_k]
-            p = np.exp(logits[order] - logits[order[0]])
+            ranked = np.lexsort((np.arange(len(logits)), -logits))[: row.top_k]
+            kept = np.sort(ranked)
+            p = np.exp(logits[kept] - logits[ranked[0]])
             p /= p.sum()
-            i = 0 if row.greedy else min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(p) - 1)
-            token = int(order[i])
+            drawn = min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(p) - 1)
+            i = int(np.searchsorted(kept, ranked[0])) if row.greedy else drawn
+            token = int(kept[i])
             if token in row.stop_ids:
                 return Continuation(token_ids=tokens, stop=StopReason.END, logprobs=tuple(logprobs))
             tokens += (token,)
