@@ -1,8 +1,8 @@
 """Three small random-weight models, built in place: what the package must run on without knowing it.
 
-    build_llama   a chat template, grouped-query attention, byte-level BPE
-    build_gpt2    no chat template, learned positions, tied head
-    build_qwen    another template, another vocabulary, query and key norms
+build_llama   a chat template, grouped-query attention, byte-level BPE
+build_gpt2    no chat template, learned positions, tied head
+build_qwen    another template, another vocabulary, query and key norms
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ QWEN_TEMPLATE = (
 
 
 def build_llama(path: Path, *, vocab: int = 400, hidden: int = 48, layers: int = 2, context: int = 256) -> Path:
-    tokenizer = _tokenizer(vocab, ["<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"], prefix_space=False)
+    tokenizer = _tokenizer(
+        vocab, ["<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"], prefix_space=False
+    )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>")
     wrapped.chat_template = LLAMA_TEMPLATE
     config = LlamaConfig(
@@ -58,9 +60,7 @@ def build_llama(path: Path, *, vocab: int = 400, hidden: int = 48, layers: int =
 
 def build_gpt2(path: Path, *, vocab: int = 330, hidden: int = 48, layers: int = 2, context: int = 256) -> Path:
     tokenizer = _tokenizer(vocab, ["<|endoftext|>"], prefix_space=False)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
-    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
     config = GPT2Config(
         vocab_size=vocab,
         n_embd=hidden,

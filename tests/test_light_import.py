@@ -11,7 +11,13 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
 HEAVY = {"numpy", "scipy", "torch", "transformers"}
 TORCH = {"torch", "transformers"}
-TORCH_FILES = {"engines/local.py", "engines/prefix.py", "sandbox/recipe.py"}
+TORCH_FILES = {
+    "engines/local.py",
+    "engines/prefix.py",
+    "engines/tree_forward.py",
+    "engines/weights.py",
+    "sandbox/recipe.py",
+}
 LIGHT_FOLDERS = ("core", "cli")
 PROBE = """
 import sys

@@ -6,11 +6,11 @@ because two tokens of nearly the same probability may change ranks with the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from inferalign.engines.base import Row
 
@@ -18,37 +18,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def pick(logits: torch.Tensor, rows: Sequence[Row], numbers: Sequence[float]) -> list[tuple[int, float]]:
+def pick(logits: NDArray[np.float64], rows: Sequence[Row], numbers: Sequence[float]) -> list[tuple[int, float]]:
     """One token a row, and its log-probability under the row's filtered distribution. `logits` is `[R, vocab]`."""
-    scaled = logits.detach().cpu().to(torch.float64, copy=True)
-    scaled /= torch.tensor([row.temperature for row in rows], dtype=torch.float64)[:, None]
-    for k in {row.top_k for row in rows if row.top_k is not None}:
-        filtered = [i for i, row in enumerate(rows) if row.top_k == k]
-        scaled[filtered] = _keep_top(scaled[filtered], k)
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    cumulative = logprobs.exp().cumsum(dim=-1).numpy()
-    best = logprobs.argmax(dim=-1).tolist()
-    chosen = [
-        best[i] if row.greedy else _invert(cumulative[i], number)
-        for i, (row, number) in enumerate(zip(rows, numbers, strict=True))
-    ]
-    return [(token, float(logprobs[i, token])) for i, token in enumerate(chosen)]
+    return [draw(line, row, number) for line, row, number in zip(logits, rows, numbers, strict=True)]
 
 
-def _invert(cumulative: NDArray[np.float64], number: float) -> int:
-    """The first token whose cumulative probability exceeds the number; scaled, for the sum is 1 up to rounding only."""
-    total = cumulative[-1]
-    index = int(np.searchsorted(cumulative, number * total, side="right"))
-    return min(index, int(np.searchsorted(cumulative, total, side="left")))
+def draw(logits: NDArray[np.float64], row: Row, number: float) -> tuple[int, float]:
+    """The first kept token whose cumulated probability is over `number`; greedy: the most probable. `logits` `[vocab]`."""
+    scaled = logits if row.temperature == 1.0 else logits / row.temperature
+    kept = None
+    if row.top_k is not None and row.top_k < len(scaled):
+        kept = np.sort(most_probable(scaled, row.top_k))
+        scaled = scaled[kept]
+    top = int(scaled.argmax())
+    weights = np.exp(scaled - scaled[top])
+    cumulated = weights.cumsum()
+    total = cumulated[-1]
+    place = top
+    if not row.greedy:
+        place = int(cumulated.searchsorted(number * total, side="right"))
+        # A number so near to 1 that the product rounds up to the whole takes the last token that has any weight.
+        place = min(place, int(cumulated.searchsorted(total, side="left")))
+    token = place if kept is None else int(kept[place])
+    return token, float(scaled[place] - scaled[top]) - math.log(total)
 
 
-def _keep_top(scaled: torch.Tensor, k: int) -> torch.Tensor:
-    """Minus infinity on all but the k greatest of each row; of equal ones the lower ids stay."""
-    if k >= scaled.shape[1]:
-        return scaled
-    least = scaled.topk(k, dim=-1).values[:, -1:]
-    above = scaled > least
-    ties = scaled == least
-    allowed = k - above.sum(dim=-1, keepdim=True)
-    keep = above | (ties & (ties.cumsum(dim=-1) <= allowed))
-    return scaled.masked_fill(~keep, -torch.inf)
+def most_probable(logits: NDArray[np.float64], k: int) -> NDArray[np.intp]:
+    """Ids of the `k` largest logits (all, when there are fewer), largest first, ties by the lower id."""
+    if k >= len(logits):
+        return np.argsort(-logits, kind="stable")
+    least = np.partition(logits, len(logits) - k)[len(logits) - k]
+    candidates = np.flatnonzero(logits >= least)
+    return candidates[np.argsort(-logits[candidates], kind="stable")][:k]

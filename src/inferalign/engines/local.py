@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from inferalign.core.errors import ContextOverflow, EngineError, ModelError
@@ -21,11 +22,11 @@ from inferalign.core.seeds import uniforms
 from inferalign.core.types import Determinism, RoleUsage, StopReason, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
 from inferalign.engines.chat import ChatFormat
-from inferalign.engines.draws import pick
+from inferalign.engines.draws import most_probable, pick
 from inferalign.engines.prefix import PrefixStore
 from inferalign.engines.table import LoadedModel, ModelOptions
 from inferalign.engines.tree_forward import Forward, PlainForward, TreeForward, matches_plain
-from inferalign.engines.weights import check_folder, weights_digest
+from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class LocalEngine:
         await asyncio.sleep(0)
         with torch.inference_mode():
             logprobs = self._logprobs([prefix], usage)[0]
-        order = np.lexsort((np.arange(len(logprobs)), -logprobs))[:k]
+        order = most_probable(logprobs, k)
         return TopTokens(token_ids=tuple(map(int, order)), logprobs=tuple(map(float, logprobs[order])))
 
     async def label_logprobs(
@@ -133,7 +134,11 @@ class LocalEngine:
         active = [i for i, draft in enumerate(drafts) if draft.stop is None]
         logits = growing.first.expand(len(active), -1)
         while active:
-            picked = pick(logits, [drafts[i].row for i in active], [drafts[i].next_uniform() for i in active])
+            picked = pick(
+                logits.double().cpu().numpy(),
+                [drafts[i].row for i in active],
+                [drafts[i].next_uniform() for i in active],
+            )
             usage.new_tokens += len(active)
             for i, (token, logprob) in zip(active, picked, strict=True):
                 drafts[i].add(token, logprob, room)
@@ -203,19 +208,17 @@ def load_local(name: str, options: ModelOptions) -> LoadedModel:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda was asked for, but PyTorch sees no GPU: leave it out, or install a CUDA build")
+    common = {"trust_remote_code": options.trust_remote_code}
+    dtype = options.dtype if options.dtype == "auto" else getattr(torch, options.dtype)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=options.trust_remote_code
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
-            use_safetensors=True,
-            trust_remote_code=options.trust_remote_code,
-            attn_implementation="sdpa",
-        )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
+        with quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **common)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+            )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}. {_advice(name, error)}") from error
+    check_loaded(name, model, tokenizer, info)
     model.eval().to(device)
     template = _read_template(options.chat_template)
     chat = ChatFormat(tokenizer, template=template, end_ids=_end_ids(model))
@@ -251,6 +254,14 @@ def _windowed(config: Any) -> bool:
 def _matches(model: Any) -> bool:
     with torch.inference_mode():
         return matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
+
+
+def _advice(name: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "It comes with Python code of its own: read that, then add --trust-remote-code"
+    if Path(name).is_dir():
+        return "Save it again with save_pretrained, by the transformers version that is installed here"
+    return "Check the hub id and the network, or download it where there is one and give the directory"
 
 
 def _first_line(error: Exception) -> str:

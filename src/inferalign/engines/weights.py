@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
 
 from inferalign.core.errors import ModelError
 
@@ -32,6 +37,36 @@ def check_folder(name: str) -> None:
         raise ModelError(f"{name} has no weights: expected model.safetensors; copy it there, or name another directory")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         raise ModelError(f"{name} has no tokenizer: save it there with tokenizer.save_pretrained({name!r})")
+
+
+def check_loaded(name: str, model: Any, tokenizer: Any, info: Mapping[str, Any]) -> None:
+    """Raises `ModelError` when weights are missing or of another shape, or the tokenizer is another model's.
+
+    transformers fills what it does not find with random numbers, and only warns.
+    """
+    if missing := sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"]))):
+        raise ModelError(
+            f"{name} lacks weights that its config.json asks for ({len(missing)}, such as {missing[0]}): they are "
+            "another model's or were cut short; copy the directory again"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer in {name} has {len(tokenizer)} tokens and the model embeds {rows}: it is another model's; "
+            "copy the right one there"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers: ours are the only ones on stderr."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def weights_digest(name: str) -> str:
