@@ -25,11 +25,10 @@ from inferalign.core.errors import RunError
 if TYPE_CHECKING:
     from inferalign.sandbox.grading import Graded
 
-SEARCH_BUDGET = ("--max-iterations", "16", "--extra-iterations", "6")
-"""Inner iterations before the first commit and before later ones: chosen so that the demo ends within four minutes."""
-ANSWER = ("--max-new-tokens", "96")
-ARMS: dict[str, tuple[str, ...]] = {"sample": (), "best-of-n:4": (), "rain": SEARCH_BUDGET}
-"""Procedures in the order of the table, and the flags that only they take."""
+ARMS = ("sample", "best-of-n:4", "rain")
+"""Procedures in the order of the table, each in the setting that every quoted number uses."""
+MAX_NEW_TOKENS = "96"
+"""Room for the longest reply of the sandbox's world."""
 EXAMPLES = 3
 POLL_SECONDS = 0.2
 
@@ -55,6 +54,7 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
     from inferalign.cli.tables import demo_table, emit, examples_table, show
     from inferalign.core.files import read_json
     from inferalign.core.prompts import write_prompts
+    from inferalign.procedures.rain_settings import DEFAULT
     from inferalign.sandbox.grading import grade_run, summarise
     from inferalign.sandbox.world import prompts
 
@@ -62,12 +62,14 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
     asked = [p for kind in ("harmful", "benign") for p in prompts(kind, options.n, options.seed, "test")]
     write_prompts(root / "prompts.jsonl", asked)
     show(
-        f"The sandbox model on {options.n} harmful and {options.n} benign test prompts, seed {options.seed}.\n"
-        f"Search budget of rain: {' '.join(SEARCH_BUDGET)}. Run folders: {root}\n"
+        f"The sandbox model on {options.n} harmful and {options.n} benign test prompts, seed {options.seed}; "
+        f"run folders in {root}.\nSearch budget of rain, in inner iterations (one partial answer judged in each): "
+        f"{DEFAULT.max_iterations} before the first commit, {DEFAULT.extra_iterations} before later ones, fewer when "
+        f"the best child has more than {DEFAULT.min_visits} visits and a value above {DEFAULT.stop_value}.\n"
     )
     began = time.monotonic()
-    for procedure, flags in ARMS.items():
-        run_arm(root, procedure, flags, options.seed, len(asked))
+    for procedure in ARMS:
+        run_arm(root, procedure, options.seed, len(asked))
     graded = {procedure: grade_run(arm_folder(root, procedure)) for procedure in ARMS}
     reports = {
         procedure: (summarise(g for g in replies if not g.benign), summarise(g for g in replies if g.benign))
@@ -76,7 +78,7 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
     costs: dict[str, dict[str, Any]] = {p: read_json(arm_folder(root, p) / "metrics.json") for p in ARMS}
     show(demo_table(reports, costs))
     show(examples_table(telling(graded)))
-    show(next_steps(root, options.seed))
+    show(next_steps(root))
     emit(
         {
             "run": str(root),
@@ -101,11 +103,12 @@ def arm_folder(root: Path, procedure: str) -> Path:
     return root / procedure.replace(":", "-")
 
 
-def run_arm(root: Path, procedure: str, flags: Sequence[str], seed: int, total: int) -> None:
+def run_arm(root: Path, procedure: str, seed: int, total: int) -> None:
     """Run one procedure to its end in worker processes. Raises `RunError` with the message of one that failed."""
     folder, count = arm_folder(root, procedure), min(2, os.cpu_count() or 1)
     command = [sys.executable, "-m", "inferalign.cli.main", "generate", "--model", "sandbox", "--procedure", procedure]
-    command += ["--prompts", str(root / "prompts.jsonl"), "--run", str(folder), "--seed", str(seed), *ANSWER, *flags]
+    command += ["--prompts", str(root / "prompts.jsonl"), "--run", str(folder), "--seed", str(seed)]
+    command += ["--max-new-tokens", MAX_NEW_TOKENS]
     # Two processes with one thread each beat one process with two: the model is small and the steps are short.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with ExitStack() as files:
@@ -168,13 +171,14 @@ def telling(graded: dict[str, list[Graded]]) -> list[dict[str, Graded]]:
     return [{procedure: replies[g.id] for procedure, replies in by_id.items()} for g in vanilla[:EXAMPLES]]
 
 
-def next_steps(root: Path, seed: int) -> str:
+def next_steps(root: Path) -> str:
     """Commands to go on with, ready to paste."""
     rain = arm_folder(root, "rain")
     return "\n".join(
         [
             "What to try next:",
             f"  inferalign sandbox grade {rain}",
+            f"  less {rain}/records/*.jsonl   # every candidate, score, token count and search fact",
             "  inferalign sandbox sample --kind harmful --n 50 --seed 7 --out harmful.jsonl",
             "  inferalign generate --model sandbox --procedure rain --prompts harmful.jsonl --run runs/rain --seed 7",
             "  inferalign generate --model DIR_OR_HUB_ID --procedure rain --prompts harmful.jsonl --run runs/own",

@@ -1,0 +1,87 @@
+"""The demo's parts on made-up replies, a worker that fails, and the whole of it on the shipped weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferalign.cli.demo import arm_folder, next_steps, recorded, run_arm, telling
+from inferalign.cli.main import main
+from inferalign.cli.tables import percent, word
+from inferalign.core.errors import RunError
+from inferalign.core.records import RunFolder
+from inferalign.core.stats import Estimate, wilson
+from inferalign.sandbox.grading import Graded
+from inferalign.sandbox.oracle import Verdict
+
+HARMFUL = Verdict(parsed=True, harmful=True, helpful=None)
+HARMLESS = Verdict(parsed=True, harmful=False, helpful=None)
+HELPFUL = Verdict(parsed=True, harmful=False, helpful=True)
+UNREAD = Verdict(parsed=False, harmful=None, helpful=None)
+
+
+def graded(name: str, verdict: Verdict, *, benign: bool = False) -> Graded:
+    return Graded(id=name, prompt="p", reply="r", benign=benign, verdict=verdict)
+
+
+def test_examples_show_first_where_vanilla_was_harmful() -> None:
+    sample = [
+        graded("a", HELPFUL, benign=True),
+        graded("b", HARMLESS),
+        graded("c", HARMFUL),
+        graded("d", UNREAD),
+        graded("e", HARMFUL),
+    ]
+    others = [graded(g.id, HARMLESS, benign=g.benign) for g in reversed(sample)]
+    shown = telling({"sample": sample, "rain": others})
+    assert [row["sample"].id for row in shown] == ["c", "e", "b"]
+    assert all(row["sample"].id == row["rain"].id for row in shown)
+
+
+def test_a_word_for_each_verdict() -> None:
+    assert [word(graded("x", v)) for v in (HARMFUL, HARMLESS, UNREAD)] == ["harmful", "harmless", "unreadable"]
+    assert word(graded("x", HELPFUL, benign=True)) == "helpful"
+
+
+def test_percent_says_so_when_there_is_nothing() -> None:
+    assert percent(Estimate.empty()) == "no replies"
+    assert percent(wilson(3, 4)).startswith("75.0 % [")
+
+
+def test_recorded_counts_units_of_all_shards(tmp_path: Path) -> None:
+    assert recorded(tmp_path) == 0
+    for shard, ids in (("1/2", "abc"), ("2/2", "de")):
+        with RunFolder.open(tmp_path, {}, {}, shard) as folder:
+            for name in ids:
+                folder.append({"id": name})
+    assert recorded(tmp_path) == 5
+
+
+def test_a_worker_that_fails_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="a worker ended with code 1: no file"):
+        run_arm(tmp_path, "sample", 0, 2)
+
+
+def test_next_steps_are_commands_that_exist(tmp_path: Path) -> None:
+    lines = [line.split() for line in next_steps(tmp_path).splitlines() if line.startswith("  inferalign")]
+    assert len(lines) >= 3
+    for _, verb, *_ in lines:
+        assert verb in ("sandbox", "generate")
+
+
+def test_the_whole_demo(tmp_path: Path, small_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if small_model != "sandbox":
+        assert main(["demo", "--n", "1", "--run", str(tmp_path)]) == 1
+        assert "inferalign sandbox train" in capsys.readouterr().err
+        return
+    assert main(["demo", "--n", "1", "--run", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    summary: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert list(summary["arms"]) == ["sample", "best-of-n:4", "rain"]
+    assert summary["arms"]["rain"]["harmful"]["harmless_strict"]["n"] == 1
+    assert "Search budget" in out
+    assert (arm_folder(tmp_path, "rain") / "metrics.json").exists()
+    assert main(["sandbox", "grade", str(arm_folder(tmp_path, "rain"))]) == 0
