@@ -220,7 +220,7 @@ def long_search(seed: int, model: LlamaForCausalLM) -> NaiveRain:
     template = tuple(int(i) for i in rng.integers(64, 128, 1059))
     return NaiveRain(
         model,
-        Tokenizer(end_ids=frozenset({3}), clause_end_ids=frozenset(range(10, 22)), decode=repr),
+        Tokenizer(end_ids=frozenset({3}), clause_end_ids=frozenset(range(10, 18)), decode=repr),
         Question(before=template + prompt[-22:], suffixes=((60,) * 35, (61,) * 35), labels=((65, 66), (66, 65))),
         prompt_id=f"p{seed}",
         prompt_ids=prompt,
@@ -232,8 +232,13 @@ def long_search(seed: int, model: LlamaForCausalLM) -> NaiveRain:
 
 
 def test_naive_cost_is_the_published_codes() -> None:
-    """Measured on the published code with these lengths and this budget, votes always 0: 41 forwards, 3,565 tokens."""
-    model = tiny_llama(0, spread=6.0)
+    """Measured on the published code with these lengths and this budget, votes always 0: 41 forwards, 3,565 tokens.
+
+    Those are means over four prompts, which ranged over 32-45 and 2,952-3,863: how deep a tree grows depends on the
+    model, and over random models the means here range over 28-40 and 2,800-3,400. This one's trees resemble the
+    measured ones in their share of expansions (about half of the iterations). The next test counts by hand.
+    """
+    model = tiny_llama(2)
     searches = [long_search(seed, model) for seed in range(4)]
     for search in searches:
         search.run()
