@@ -48,8 +48,7 @@ class ChatFormat:
         """The conversation up to where the next answer begins. Raises `InputError` if the template refuses it."""
         if self._template is None:
             text = "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
-            bos = self._tokenizer.bos_token_id
-            return (() if bos is None or not self._adds_bos else (bos,)) + self.encode(text)
+            return self.start_ids + self.encode(text)
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -96,6 +95,8 @@ class ChatFormat:
         return tuple(found)
 
     @cached_property
-    def _adds_bos(self) -> bool:
+    def start_ids(self) -> TokenIds:
+        """What a text of its own begins with: the begin-of-text token, where the tokenizer adds one."""
         bare, full = self._tokenizer.encode("a", add_special_tokens=False), self._tokenizer.encode("a")
-        return len(full) > len(bare) and full[0] == self._tokenizer.bos_token_id
+        starts = len(full) > len(bare) and full[0] == self._tokenizer.bos_token_id
+        return (full[0],) if starts else ()

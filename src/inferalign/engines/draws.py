@@ -24,7 +24,7 @@ def pick(logits: NDArray[np.float64], rows: Sequence[Row], numbers: Sequence[flo
 
 
 def draw(logits: NDArray[np.float64], row: Row, number: float) -> tuple[int, float]:
-    """The first kept token whose cumulated probability is over `number`; greedy: the most probable. `logits` `[vocab]`."""
+    """The first kept token whose cumulated probability is over `number`; greedy, the most probable. `logits` `[V]`."""
     scaled = logits if row.temperature == 1.0 else logits / row.temperature
     kept = None
     if row.top_k is not None and row.top_k < len(scaled):
