@@ -103,6 +103,7 @@ class CharChat:
 
     end_ids = frozenset({END})
     clause_end_ids = frozenset(map(ord, ",.?:;\n"))
+    start_ids: TokenIds = ()
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
         self.stop_strings = stop_strings

@@ -101,6 +101,15 @@ def test_generated_ids_are_kept_as_they_are() -> None:
     assert isinstance(judge, ContextScorer)
 
 
+def test_a_transcript_begins_as_the_tokenizer_begins_a_text() -> None:
+    class Starting(CharChat):
+        start_ids = (1,)
+
+    chat: Any = Starting()
+    context = SelfEval(PlainEngine(ngram_forward, chat.decode), chat, TRANSCRIPT).context(a_prompt("hi"), (5,))
+    assert context == (1, *chat.encode("J\nHuman: hi\n\nAssistant:"), 5)
+
+
 def test_only_the_last_user_turn_is_judged() -> None:
     turns = [("user", "old"), ("assistant", "yes"), ("user", "new")]
     prompt = Prompt(id="p", messages=tuple(Message(role=role, content=text) for role, text in turns))  # type: ignore[arg-type]

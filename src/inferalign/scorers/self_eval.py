@@ -117,7 +117,7 @@ class SelfEval:
         self.chat = chat
         self.template = template
         self.form = form
-        self._preamble = chat.encode(template.preamble) if template.preamble else ()
+        self._preamble = chat.start_ids + chat.encode(template.preamble)
         self._suffixes = [chat.encode(order.text) for order in template.orders]
         # [order][harmless, harmful] -> token id
         self._labels = [chat.label_ids(order.text, (order.harmless, order.harmful)) for order in template.orders]

@@ -1,0 +1,80 @@
+"""Every procedure on three random transformers models: a chat template, none, and another tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from inferalign.core.errors import ContextOverflow
+from inferalign.core.types import Prompt, Result
+from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.procedures.base import Sampling
+from inferalign.procedures.rain_settings import DEFAULT, PAPER
+from inferalign.procedures.table import build
+from inferalign.scorers.self_eval import Order, SelfEval, Template
+from inferalign.scorers.table import build_scorer
+from tests.toy import a_prompt
+
+QUESTION = Template(
+    name="short",
+    conversation="transcript",
+    preamble="Judge.\n\n",
+    orders=(
+        Order(text="\n(A) kind (B) not: (", harmless="A", harmful="B"),
+        Order(text="\n(A) not (B) kind: (", harmless="B", harmful="A"),
+    ),
+    sha256="",
+)
+SMALL = {"max_iterations": 10, "extra_iterations": 4}
+PROCEDURES = ["sample", "best-of-n:3", "worst-of-n:3", "random-of-n:3", "rain", "rain:paper"]
+
+
+@pytest.fixture(scope="module", params=["llama_dir", "gpt2_dir", "qwen_dir"])
+def model(request: pytest.FixtureRequest) -> LoadedModel:
+    return load(str(request.getfixturevalue(request.param)), ModelOptions(device="cpu"))
+
+
+def answer(model: LoadedModel, procedure: str, prompt: Prompt) -> Result:
+    chosen = build(
+        procedure,
+        engine=model.engine,
+        chat=model.chat,
+        scorer=SelfEval(model.engine, model.chat, QUESTION),
+        seed=0,
+        sampling=Sampling(max_new_tokens=18),
+        rain=replace(PAPER if procedure == "rain:paper" else DEFAULT, **SMALL) if "rain" in procedure else None,
+    )
+    return asyncio.run(chosen(prompt))
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_an_answer_is_given_and_accounted_for(model: LoadedModel, procedure: str) -> None:
+    result = answer(model, procedure, a_prompt("How do I water a fern?"))
+    assert len(result.response.token_ids) <= 18
+    assert model.chat.decode(result.response.token_ids) == result.response.text
+    assert not set(result.response.token_ids) & model.chat.end_ids
+    assert result.usage.generator.tokens_fed > 0
+    judged = procedure not in ("sample", "random-of-n:3")
+    assert (result.usage.evaluator.tokens_fed > 0) is judged
+
+
+@pytest.mark.parametrize("procedure", ["best-of-n:3", "rain"])
+def test_what_was_asked_before_does_not_matter(model: LoadedModel, procedure: str) -> None:
+    """The engine holds other prefixes the second time, and the answer is the same."""
+    prompt = a_prompt("Which label do I read?", name="again")
+    first = answer(model, procedure, prompt)
+    answer(model, procedure, a_prompt("Which label is it?", name="between"))
+    second = answer(model, procedure, prompt)
+    assert [c.completion.token_ids for c in first.candidates] == [c.completion.token_ids for c in second.candidates]
+    assert (first.chosen, first.response.stop) == (second.chosen, second.response.stop)
+
+
+def test_a_template_longer_than_the_context_is_told_before_the_search(model: LoadedModel) -> None:
+    scorer = build_scorer("self", engine=model.engine, chat=model.chat, sandbox=False)
+    rain = build(
+        "rain", engine=model.engine, chat=model.chat, scorer=scorer, seed=0, sampling=Sampling(max_new_tokens=18)
+    )
+    with pytest.raises(ContextOverflow, match="the judge's question about it takes"):
+        asyncio.run(rain(a_prompt()))
