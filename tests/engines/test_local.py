@@ -141,6 +141,22 @@ def test_order_batch_resume_and_eviction_change_nothing(loaded: Loaded) -> None:
         ]
 
 
+def test_what_rows_leave_behind_is_right(loaded: Loaded) -> None:
+    """Prefixes through sampled rows are found in the store, and give what a plain forward gives."""
+    engine = fresh(loaded.folder).engine
+    answers = sample(engine, loaded.prefix, some_rows(10))
+    for answer in answers[1::2]:
+        whole = loaded.prefix + answer.token_ids
+        usage = RoleUsage()
+        (label,) = asyncio.run(engine.label_logprobs([whole], [5, 9], usage))
+        assert usage == RoleUsage(tokens_fed=1, tokens_reused=len(whole) - 1, forward_calls=1)
+        logits, hidden = loaded.plain(whole)
+        assert label.logprobs == pytest.approx((logits - np.logaddexp.reduce(logits))[[5, 9]], abs=1e-5)
+        starts = list(range(len(loaded.prefix), len(whole)))
+        vectors = asyncio.run(engine.embed(whole, starts, RoleUsage()))
+        np.testing.assert_allclose(vectors, [hidden[start:].mean(axis=0) for start in starts], atol=2e-5)
+
+
 def test_concurrent_requests_do_not_meet(llama: Loaded) -> None:
     rows = some_rows(6)
     prefixes = [llama.prefix, llama.prefix[:7], (9, 8, 7)]
