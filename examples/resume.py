@@ -37,4 +37,6 @@ def main(run: str, model: str = "sandbox") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -221,6 +221,17 @@ def test_an_unknown_procedure_is_told_before_the_model_is_loaded(
     assert "Did you mean 'best-of-n'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flag", [("--temperature", "-1"), ("--temperature", "nan"), ("--top-k", "0"), ("--max-new-tokens", "0")]
+)
+def test_impossible_sampling_is_told_at_once(
+    flag: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    assert main([*arguments(tmp_path / "no-model", prompts, tmp_path / "run"), *flag]) == 1
+    assert f"{flag[0].removeprefix('--')} is" in capsys.readouterr().err
+
+
 def test_search_flags_without_a_search_are_refused(
     tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

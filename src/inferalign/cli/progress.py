@@ -72,5 +72,5 @@ class Bar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._total:
+        elif self.finished:
             self._say()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from inferalign.core.errors import InputError
 from inferalign.core.types import Prompt, Result
 
 
@@ -19,6 +20,13 @@ class Sampling:
     """Keep the k most probable tokens; none keeps all."""
     max_new_tokens: int = 256
     """Tokens an answer may have before it is cut."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}: give 0 (greedy) or more, such as --temperature 0.7")
+        for flag, value in (("top-k", self.top_k), ("max-new-tokens", self.max_new_tokens)):
+            if value is not None and value < 1:
+                raise InputError(f"{flag} is {value}: give at least 1, such as --{flag} 64")
 
 
 class Procedure(Protocol):
