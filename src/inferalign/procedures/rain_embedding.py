@@ -2,8 +2,8 @@
 
 The paper encodes text with a sentence encoder (all-MiniLM-L6-v2). Without one, the engine's own last-layer hidden
 states serve: the mean over the suffix's tokens inside the context the guide judges, so that nothing is encoded again.
-In large models such means crowd in one direction, so the mean over the context before the answer is subtracted. Both kinds are scaled
-to unit length, as the published code's are, which keeps the widening threshold on one scale.
+In large models such means crowd in one direction, so the mean over the context before the answer is subtracted. Both
+kinds are scaled to unit length, as the published code's are, which keeps the widening threshold on one scale.
 """
 
 from __future__ import annotations
