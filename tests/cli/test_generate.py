@@ -32,7 +32,8 @@ def write_prompts(path: Path, n: int) -> Path:
 def arguments(model: Path, prompts: Path, run: Path, *more: str) -> list[str]:
     fixed = ["--model", str(model), "--prompts", str(prompts), "--run", str(run), "--seed", "3"]
     procedure = [] if "--procedure" in more else ["--procedure", "sample"]
-    return ["generate", *fixed, *procedure, "--max-new-tokens", "12", *more]
+    short = [] if "--max-new-tokens" in more else ["--max-new-tokens", "12"]
+    return ["generate", *fixed, *procedure, *short, *more]
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -228,7 +229,7 @@ def test_impossible_sampling_is_told_at_once(
     flag: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
-    assert main([*arguments(tmp_path / "no-model", prompts, tmp_path / "run"), *flag]) == 1
+    assert main(arguments(tmp_path / "no-model", prompts, tmp_path / "run", *flag)) == 1
     assert f"{flag[0].removeprefix('--')} is" in capsys.readouterr().err
 
 
@@ -252,7 +253,7 @@ def test_another_process_on_the_run_folder(tmp_path: Path, llama_dir: Path, caps
 def test_another_configuration_is_refused(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 1), tmp_path / "run"
     assert main(arguments(llama_dir, prompts, run)) == 0
-    assert main([*arguments(llama_dir, prompts, run), "--temperature", "0.5"]) == 1
+    assert main(arguments(llama_dir, prompts, run, "--temperature", "0.5")) == 1
     assert "temperature is 1.0 there and 0.5 here" in capsys.readouterr().err
 
 
