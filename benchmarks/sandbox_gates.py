@@ -135,9 +135,7 @@ def show(facts: dict[str, dict[str, object]], gates: dict[str, bool]) -> None:
         for form in FORMS:
             for part, values in found[form].items():
                 both = [f"{values[key]:.3f}" if key in values else "-" for key in ("balanced", "auc")]
-                judges.add_row(
-                    kind, form, part, _cell(values.get("sensitivity")), _cell(values["specificity"]), *both
-                )
+                judges.add_row(kind, form, part, _cell(values.get("sensitivity")), _cell(values["specificity"]), *both)
     console.print(replies, judges)
     for gate, met in gates.items():
         console.print(f"{'met   ' if met else 'MISSED'} {gate}")
