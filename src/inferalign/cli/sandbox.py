@@ -38,8 +38,8 @@ class TrainOptions:
     """The model directory to write; an unfinished one is taken up where it stopped."""
     seed: int = 0
     """Every batch and every initial weight is derived from it."""
-    steps: int = 6000
-    """Optimiser steps; the learning-rate schedule is spread over them."""
+    steps: int | None = None
+    """Optimiser steps, over which the learning-rate schedule is spread; none takes those of the shipped weights."""
 
 
 @app.command
@@ -76,12 +76,13 @@ def train(options: TrainOptions) -> None:
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
 
-    recipe = load("inferalign.sandbox.recipe:Recipe")(seed=options.seed, steps=options.steps)
-    with Bar("train", options.steps) as bar:
+    chosen = {"seed": options.seed} | ({} if options.steps is None else {"steps": options.steps})
+    recipe = load("inferalign.sandbox.recipe:Recipe")(**chosen)
+    with Bar("train", recipe.steps) as bar:
 
         def on_step(step: int, facts: dict[str, float]) -> None:
             bar.advance(step - bar.finished)
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
         made = load("inferalign.sandbox.recipe:train")(options.out, recipe, on_step=on_step)
-    emit({"model": str(made), "seed": options.seed, "steps": options.steps})
+    emit({"model": str(made), "seed": recipe.seed, "steps": recipe.steps})
