@@ -195,6 +195,17 @@ def test_re_rooting_keeps_the_subtree_and_frees_the_rest() -> None:
     assert gone() is None
 
 
+def test_re_rooting_mixes_before_it_normalises() -> None:
+    """Priors 0.9 and 0.6 after a published widening: 0.8 and 0.575, of 1.375. The other order gives 0.575, 0.425."""
+    root = family(0.5, 0.5)
+    child = root.children[0]
+    attach(child, [Proposal((7,), 0.9), Proposal((8,), 0.6)], PAPER)
+    for grandchild, prior in zip(child.children, (0.9, 0.6), strict=True):
+        grandchild.prior = prior
+    make_root(root, child, PAPER)
+    assert [c.prior for c in child.children] == pytest.approx([0.8 / 1.375, 0.575 / 1.375])
+
+
 def test_set_lengths_follow_the_depth_from_the_first_root() -> None:
     assert [DEFAULT.set_length(depth) for depth in range(6)] == [1, 2, 4, 10, 10, 10]
 

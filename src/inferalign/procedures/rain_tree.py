@@ -242,11 +242,14 @@ def drop_child(child: Node) -> None:
 
 
 def make_root(root: Node, child: Node, settings: RainSettings) -> Node:
-    """Make `child` the root: its subtree is kept, its siblings are let go, its children's priors get the root's mix."""
+    """Make `child` the root: its subtree is kept, its siblings are let go, its children's priors get the root's mix.
+
+    Mixed first and normalised then, as published: the two orders differ where a widening has left priors over 1.
+    """
     root.children = []
     child.parent = None
     if child.children:
-        mixed = mix_uniform(normalise([c.prior for c in child.children]), settings.root_uniform)
+        mixed = normalise(mix_uniform([c.prior for c in child.children], settings.root_uniform))
         for grandchild, prior in zip(child.children, mixed, strict=True):
             grandchild.prior = prior
     return child
