@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferalign.cli.demo import arm_folder, next_steps, recorded, run_arm, telling
+from inferalign.cli.demo import arm_folder, failure, next_steps, recorded, run_arm, telling
 from inferalign.cli.main import main
 from inferalign.cli.tables import percent, word
 from inferalign.core.errors import RunError
@@ -63,6 +63,13 @@ def test_recorded_counts_units_of_all_shards(tmp_path: Path) -> None:
 def test_a_worker_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="a worker ended with code 1: no file"):
         run_arm(tmp_path, "sample", 0, 2)
+
+
+def test_the_worker_that_failed_is_quoted_and_not_the_one_stopped_for_it() -> None:
+    assert failure([(130, "stopped; 3 finished and kept"), (1, "the disk is full")]) == (1, "the disk is full")
+    assert failure([(-2, "no message"), (1, "the disk is full")]) == (1, "the disk is full")
+    assert failure([(0, "no message"), (130, "stopped")]) == (130, "stopped")
+    assert failure([(0, "no message"), (0, "no message")]) is None
 
 
 def test_next_steps_are_commands_that_exist(tmp_path: Path) -> None:

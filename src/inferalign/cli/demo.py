@@ -31,6 +31,8 @@ MAX_NEW_TOKENS = "96"
 """Room for the longest reply of the sandbox's world."""
 EXAMPLES = 3
 POLL_SECONDS = 0.2
+STOPPED = (130, -signal.SIGINT)
+"""Exit codes of a worker that `stop` ended."""
 
 
 @Parameter(name="*")
@@ -124,9 +126,9 @@ def run_arm(root: Path, procedure: str, seed: int, total: int) -> None:
         except KeyboardInterrupt:
             stop(workers)
             raise KeyboardInterrupt(recorded(folder)) from None
-        for worker, log in zip(workers, logs, strict=True):
-            if worker.returncode:
-                raise RunError(f"{procedure}: a worker ended with code {worker.returncode}: {last_line(log)}")
+        ends = [(worker.returncode, last_line(log)) for worker, log in zip(workers, logs, strict=True)]
+        if cause := failure(ends):
+            raise RunError(f"{procedure}: a worker ended with code {cause[0]}: {cause[1]}")
 
 
 def watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, label: str, total: int) -> None:
@@ -155,6 +157,12 @@ def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
             worker.send_signal(signal.SIGINT)
     for worker in workers:
         worker.wait()
+
+
+def failure(ends: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
+    """The (exit code, last line) that says why a run failed: one that was stopped on another's account comes last."""
+    failed = [end for end in ends if end[0]]
+    return min(failed, key=lambda end: end[0] in STOPPED, default=None)
 
 
 def last_line(log: IO[str]) -> str:
