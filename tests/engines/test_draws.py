@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from inferalign.core.errors import EngineError
 from inferalign.core.seeds import uniforms
 from inferalign.engines.base import Row
 from inferalign.engines.draws import draw, most_probable, pick
@@ -72,6 +73,14 @@ def test_a_tiny_change_of_a_logit_does_not_change_the_draws() -> None:
     moved = logits + rng.normal(0, 1e-7, 2000)
     same = [draw(logits, row(), u)[0] == draw(moved, row(), u)[0] for u in numbers]
     assert sum(same) >= 499
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_not_drawn_from(bad: float) -> None:
+    for greedy in (False, True):
+        with pytest.raises(EngineError, match="not finite"):
+            draw(np.array([0.0, bad, 1.0]), row(greedy=greedy), 0.5)
+    assert draw(np.array([0.0, -math.inf, 1.0]), row(), 0.5)[0] == 2, "a token that is masked out is only impossible"
 
 
 def test_frequencies() -> None:

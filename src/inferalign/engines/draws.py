@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferalign.core.errors import EngineError
 from inferalign.engines.base import Row
 
 if TYPE_CHECKING:
@@ -24,13 +25,18 @@ def pick(logits: NDArray[np.float64], rows: Sequence[Row], numbers: Sequence[flo
 
 
 def draw(logits: NDArray[np.float64], row: Row, number: float) -> tuple[int, float]:
-    """The first kept token whose cumulated probability is over `number`; greedy, the most probable. `logits` `[V]`."""
+    """The first kept token whose cumulated probability is over `number`; greedy, the most probable. `logits` `[V]`.
+
+    Raises `EngineError` for a NaN or an infinite logit: whatever were drawn from those would look like an answer.
+    """
     scaled = logits if row.temperature == 1.0 else logits / row.temperature
     kept = None
     if row.top_k is not None and row.top_k < len(scaled):
         kept = np.sort(most_probable(scaled, row.top_k))
         scaled = scaled[kept]
-    top = int(scaled.argmax())
+    top = int(scaled.argmax())  # the first NaN, if there is one
+    if not math.isfinite(scaled[top]):
+        raise EngineError("the model's logits are not finite, so nothing can be drawn: load it with --dtype float32")
     weights = np.exp(scaled - scaled[top])
     cumulated = weights.cumsum()
     total = cumulated[-1]
