@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from inferalign.core.records import read_records
 from inferalign.core.types import Message, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Sampling
+from inferalign.procedures.rain_settings import DEFAULT
 
 SHORT = Sampling(max_new_tokens=8)
 
@@ -61,6 +64,23 @@ def test_results_come_in_the_order_of_the_prompts(model: LoadedModel) -> None:
     assert [result.prompt.id for result in results] == ["0", "1", "2"]
     assert answers(results) == answers(inferalign.generate(model, "sample", ["a", "b", "c"], seed=1, sampling=SHORT))
     assert answers(results) != answers(inferalign.generate(model, "sample", ["a", "b", "c"], seed=2, sampling=SHORT))
+
+
+@pytest.mark.parametrize("extra", [{"rain": DEFAULT}, {"encoder": "owner/encoder"}])
+def test_search_settings_without_a_search_are_refused(model: LoadedModel, extra: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="does not search"):
+        inferalign.generate(model, "best-of-n:2", ["a"], sampling=SHORT, **extra)
+
+
+@pytest.mark.parametrize(("procedure", "form"), [("rain", "margin"), ("rain:paper", "vote")])
+def test_the_negative_control_is_read_in_the_form_of_its_setting(
+    model: LoadedModel, tmp_path: Path, procedure: str, form: str
+) -> None:
+    """The general question is longer than this model's context, so no prompt is answered; the settings are kept."""
+    with pytest.raises(RunError, match="context"):
+        inferalign.generate(model, procedure, ["a"], scorer="self-shuffled", run=tmp_path, sampling=SHORT)
+    guide = json.loads((tmp_path / "config.json").read_text())["procedure"]["guide"]
+    assert (guide["scorer"], guide["inner"]["form"]) == ("self-shuffled", form)
 
 
 def test_a_run_folder_changes_no_result(model: LoadedModel, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from inferalign.core.config import to_dict
 from inferalign.core.environment import environment
@@ -24,11 +23,9 @@ from inferalign.core.results import from_record, metrics, to_record
 from inferalign.core.types import Message, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Procedure, Sampling
+from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.procedures.table import build, parse
 from inferalign.scorers.table import build_scorer
-
-if TYPE_CHECKING:
-    from inferalign.procedures.rain_settings import RainSettings
 
 KIND = "generate"
 METRICS = "metrics.json"
@@ -115,11 +112,21 @@ async def agenerate(
     asked = as_prompts(prompts)
     if shard is not None and run is None:
         raise InputError(f"shard {shard!r} was given without a run folder to share: give `run` (--run DIR) too")
-    name, _ = parse(procedure)  # a typing error is told before a model is loaded
+    name, setting = parse(procedure)  # a typing error is told before a model is loaded
+    if name == "rain":
+        rain = rain or SETTINGS[str(setting)]
+    elif rain is not None or encoder is not None:
+        raise InputError(f"procedure {procedure!r} does not search: leave out `rain` and `encoder` (--encoder)")
     loaded = load(model, options or ModelOptions()) if isinstance(model, str) else model
     guide = None
     if name not in UNGUIDED:
-        guide = build_scorer(scorer, engine=loaded.engine, chat=loaded.chat, sandbox=is_sandbox(loaded.engine.name))
+        guide = build_scorer(
+            scorer,
+            engine=loaded.engine,
+            chat=loaded.chat,
+            sandbox=is_sandbox(loaded.engine.name),
+            form=rain.form if rain else "margin",
+        )
     chosen = build(
         procedure,
         engine=loaded.engine,
