@@ -57,7 +57,13 @@ class SentenceEncoder:
                 f"the sentence encoder {name!r} needs a library that is not installed: pip install "
                 "sentence-transformers, or leave the encoder out to use the model's own hidden states"
             ) from error
-        self._model: Any = SentenceTransformer(name)
+        try:
+            self._model: Any = SentenceTransformer(name)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot load the sentence encoder {name!r}: {error}. Give a sentence-transformers directory or hub "
+                "id, or leave it out to use the model's own hidden states"
+            ) from error
         self._decode = decode
         self.name = name
 
