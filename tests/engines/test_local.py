@@ -172,6 +172,17 @@ def test_more_rows_than_a_pass(llama: Loaded) -> None:
     assert ids(sample(llama.engine, llama.prefix, rows)) == [llama.naive(llama.prefix, row) for row in rows]
 
 
+def test_more_questions_than_a_pass(llama: Loaded) -> None:
+    """A pass is bounded, since its mask grows with the square; what the questions share is still fed once."""
+    prefixes = [(*llama.prefix, i, i + 1) for i in range(70)]
+    engine, usage = fresh(llama.folder).engine, RoleUsage()
+    answers = asyncio.run(engine.label_logprobs(prefixes, [5, 9], usage))
+    assert (usage.forward_calls, usage.tokens_fed) == (3, len(llama.prefix) + 2 * 70)
+    for prefix, answer in zip(prefixes, answers, strict=True):
+        (alone,) = asyncio.run(llama.engine.label_logprobs([prefix], [5, 9], RoleUsage()))
+        assert answer.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
 def test_accounting(llama_dir: Path) -> None:
     """Prompt of 14; then 3 rows that differ at once, and one that is the first again."""
     engine, chat = fresh(llama_dir)

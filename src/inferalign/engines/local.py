@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far tree-masked logits may be from plain ones in the check at load, relative to the largest logit."""
 
 ROWS_PER_PASS = 32
-"""Rows that grow in one sequence: a row sees only its own tokens there, so the masked area grows with the square."""
+"""Rows in one sequence, drawn or judged: a row sees only its own tokens there, and the mask grows with the square."""
 
 
 class LocalEngine:
@@ -98,10 +98,13 @@ class LocalEngine:
     ) -> list[LabelLogprobs]:
         for prefix in prefixes:
             self._check(prefix)
-        await asyncio.sleep(0)
-        with torch.inference_mode():
-            chosen = self._logprobs(prefixes, usage)[:, list(labels)]
-        return [LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum())) for row in chosen]
+        found: list[LabelLogprobs] = []
+        for first in range(0, len(prefixes), ROWS_PER_PASS):
+            await asyncio.sleep(0)
+            with torch.inference_mode():
+                chosen = self._logprobs(prefixes[first : first + ROWS_PER_PASS], usage)[:, list(labels)]
+            found += [LabelLogprobs(logprobs=tuple(map(float, r)), mass=float(np.exp(r).sum())) for r in chosen]
+        return found
 
     async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
         """Mean last-layer states of `prefix[start:]` for each start, `[len(starts), hidden]`."""
