@@ -27,7 +27,11 @@ def test_unknown_verb_and_flag_have_a_did_you_mean(capsys: pytest.CaptureFixture
 
 def test_missing_and_unreadable_values_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SAMPLE) == 2
-    assert "--out" in capsys.readouterr().err
+    assert "`sandbox sample` needs --out: give it, or its key in a --config file" in capsys.readouterr().err
+    assert main(["sandbox", "grade"]) == 2
+    assert "`sandbox grade` needs RUN: give it. See `inferalign sandbox grade --help`" in capsys.readouterr().err
+    assert main([*SAMPLE, "--out"]) == 2
+    assert "--out requires an argument" in capsys.readouterr().err
     assert main(["sandbox", "sample", "--kind", "harmful", "--n", "three", "--out", "x"]) == 2
     assert '"three"' in capsys.readouterr().err
 
@@ -39,6 +43,22 @@ def test_unknown_toml_key_has_a_did_you_mean(tmp_path: Path, capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "unknown key `sed`; did you mean `seed`?" in error
     assert str(config) in error
+
+
+def test_unknown_toml_key_that_is_near_none_lists_the_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("zebra = 4\n")
+    assert main([*SAMPLE, "--out", str(tmp_path / "p.jsonl"), "--config", str(config)]) == 2
+    assert "unknown key `zebra`; keys are: kind, n, out, seed, split\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["sandbox", "generate"])
+def test_a_toml_table_named_as_a_verb_is_refused(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = tmp_path / "c.toml", tmp_path / "p.jsonl"
+    config.write_text(f"[{verb}]\nseed = 4\n")
+    assert main([*SAMPLE, "--out", str(out), "--config", str(config)]) == 2
+    assert f"unknown key `{verb}`" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_toml_keys_are_the_flags_and_a_flag_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 import inferalign
@@ -52,7 +52,7 @@ def build_app() -> App:
             A TOML file whose keys are the verb's flags; a flag on the command line wins.
         """
         if config is not None:
-            app.config = (Dict(read_toml(config), source=str(config), use_commands_as_keys=False),)
+            app.config = (Dict(_flat(read_toml(config), config), source=str(config), use_commands_as_keys=False),)
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     return app
@@ -74,12 +74,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings, unless a verb is among their keys: the parser would pass over everything under it in silence."""
+    if verbs := [key for key in settings if key in VERBS]:
+        raise CycloptsError(
+            msg=f"{path}: unknown key `{verbs[0]}`; a file holds the flags of one verb: write its keys "
+            f"(`seed = 1`) at the top, not under [{verbs[0]}]."
+        )
+    return settings
+
+
 def usage_message(error: CycloptsError) -> str:
-    """The parser's message, with a did-you-mean for TOML keys too (the parser has one for flags only)."""
+    """The parser's message, with the flag that is missing, and a did-you-mean for TOML keys as for flags."""
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.keyword is None:
+        verb, flag = " ".join(error.command_chain or ()), error.argument.name
+        config = ", or its key in a --config file" if flag.startswith("--") else ""
+        return f"`{verb}` needs {flag}: give it{config}. See `inferalign {verb} --help`."
     if not isinstance(error, UnknownOptionError) or error.token.source == "cli":
         return f"{error} See `inferalign --help`, or `inferalign VERB --help`."
     given = str(error.token.keyword or error.token.value).strip("[]").replace("][", ".").replace("_", "-")
-    known = [name.removeprefix("--") for argument in error.argument_collection for name in argument.names]
+    names = (name for argument in error.argument_collection for name in argument.names)
+    known = [name.removeprefix("--") for name in names if name.startswith("--") and not name.startswith("--no-")]
     close = difflib.get_close_matches(given, known, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"keys are: {', '.join(sorted(set(known)))}"
     return f"{error.token.source}: unknown key `{given}`; {hint}"
