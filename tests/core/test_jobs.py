@@ -235,7 +235,7 @@ def test_backoff_doubles_within_its_spread_and_is_derived() -> None:
 def test_concurrency_must_be_positive() -> None:
     async def work(_: Item) -> None: ...
 
-    with pytest.raises(InputError, match="concurrency is 0"):
+    with pytest.raises(InputError, match=r"concurrency is 0.* --concurrency 4"):
         asyncio.run(run_jobs(items(1), work, on_result=lambda *_: None, concurrency=0))
 
 

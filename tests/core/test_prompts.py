@@ -37,13 +37,13 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a JSON object"),
+        ("{", r'not a JSON object: Expecting .* at column 2\. Expected a line like {"id": "p1", "prompt": "\.\.\."}'),
         ("[1]", "expected a JSON object, got a list"),
         ('{"prompt": "x"}', 'no "id"'),
         ('{"id": true, "prompt": "x"}', '"id" must be a text or a whole number, got the truth value True'),
         ('{"id": 1.5, "prompt": "x"}', "got the number 1.5"),
         ('{"id": " ", "prompt": "x"}', '"id" is empty'),
-        ('{"id": "a"}', 'either "prompt" or "messages", got neither'),
+        ('{"id": "a", "promt": "x"}', "either \"prompt\" or \"messages\", got neither, only 'id', 'promt'"),
         ('{"id": "a", "prompt": "x", "messages": []}', "got both"),
         ('{"id": "a", "prompt": ""}', '"prompt" is empty'),
         ('{"id": "a", "prompt": " \\n"}', '"prompt" is empty'),

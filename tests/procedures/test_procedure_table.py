@@ -34,7 +34,7 @@ def test_a_name_makes_itself_again(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("best-of-m:4", "Did you mean 'best-of-n'"),
+        ("best-of-m:4", "unknown procedure 'best-of-m:4'. Did you mean 'best-of-n'.* Give one of: sample, best-of-n:4"),
         ("rain:papr", "Did you mean 'paper'"),
         ("best-of-n", "give for example `best-of-n:4`"),
         ("best-of-n:0", "at least 1"),

@@ -104,7 +104,7 @@ async def run_jobs(
     once. Cancellation cancels what is in flight; what was handed over stays.
     """
     if concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}: expected at least 1.")
+        raise InputError(f"concurrency is {concurrency}: expected at least 1, such as --concurrency 4.")
     tally = _Tally()
     pending = iter(items)
 

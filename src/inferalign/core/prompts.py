@@ -9,6 +9,7 @@ Every other key of a line is kept in `Prompt.meta`. Blank lines are skipped.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from inferalign.core.errors import InputError
 from inferalign.core.files import dump_json, parse_json, write_bytes_atomic
 from inferalign.core.types import Message, Prompt
 
+EXAMPLE = '{"id": "p1", "prompt": "..."}'
 _OWN_KEYS = ("id", "prompt", "messages")
 _ROLES = ("system", "user", "assistant")
 
@@ -42,7 +44,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
         line_of[prompt.id] = number
         prompts.append(prompt)
     if not prompts:
-        raise InputError(f'{path} holds no prompts: expected lines like {{"id": "p1", "prompt": "..."}}.')
+        raise InputError(f"{path} holds no prompts: expected lines like {EXAMPLE}.")
     return prompts
 
 
@@ -67,7 +69,9 @@ def _parse_line(line: bytes, where: str) -> Prompt:
     try:
         value = parse_json(line)
     except ValueError as error:
-        raise InputError(f"{where}: not a JSON object: {error}.") from error
+        # The decoder counts lines from the start of what it was given, which is this one line of the file.
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, JSONDecodeError) else str(error)
+        raise InputError(f"{where}: not a JSON object: {reason}. Expected a line like {EXAMPLE}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, got {_kind(value)}.")
     meta = {key: child for key, child in value.items() if key not in _OWN_KEYS}
@@ -87,7 +91,7 @@ def _id(value: Mapping[str, Any], where: str) -> str:
 
 def _messages(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     if ("prompt" in value) == ("messages" in value):
-        found = "both" if "prompt" in value else "neither"
+        found = "both" if "prompt" in value else f"neither, only {', '.join(map(repr, value))}"
         raise InputError(f'{where}: expected either "prompt" or "messages", got {found}.')
     if "prompt" in value:
         return (Message(role="user", content=_content(value["prompt"], f'{where}: "prompt"')),)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from inferalign.core.errors import InputError
-from inferalign.core.lookup import load, resolve
+from inferalign.core.errors import InputError, UnknownName
+from inferalign.core.lookup import did_you_mean, load, resolve
 from inferalign.procedures.base import Procedure, Sampling
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.scorers.base import Scorer
@@ -31,7 +31,10 @@ def parse(text: str) -> tuple[str, int | str | None]:
     Raises `UnknownName` with a did-you-mean, and `InputError` for a missing or unusable part after the colon.
     """
     name, colon, argument = text.partition(":")
-    example = resolve(EXAMPLES, name, "procedure")
+    if name not in EXAMPLES:
+        near = did_you_mean(name, EXAMPLES)
+        raise UnknownName(f"unknown procedure {text!r}.{near} Give one of: {', '.join(EXAMPLES.values())}, rain:paper.")
+    example = EXAMPLES[name]
     if name == "sample":
         if colon:
             raise InputError(f"procedure {text!r}: `sample` takes nothing after a colon: give `sample`")
