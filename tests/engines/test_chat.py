@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_a_template_that_refuses_is_an_input_error(llama_dir: Path) -> None:
     picky = chat(llama_dir, template="{{ raise_exception('no system turn here') }}")
     with pytest.raises(InputError, match=r"system user assistant user.*no system turn here"):
         picky.render(TURNS)
+
+
+def test_a_text_longer_than_the_tokenizer_expects_is_encoded_without_a_warning(
+    llama_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("transformers").addHandler(caplog.handler)  # it does not propagate to the root
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(llama_dir, model_max_length=4)
+        assert len(ChatFormat(tokenizer).encode("a b c d e f g h")) > 4
+        assert caplog.text == ""
+        tokenizer.encode("a b c d e f g h")
+        assert "longer than the specified maximum" in caplog.text
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
 
 
 def test_special_tokens_in_text_are_parsed_and_none_is_added(llama_dir: Path) -> None:

@@ -65,7 +65,8 @@ class ChatFormat:
 
     def encode(self, text: str) -> TokenIds:
         """Token ids of a text; special tokens written in it are parsed, none are added."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        # Not verbose: the engine refuses what does not fit, so the tokenizer's warning of a long text says nothing.
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, spaces as the tokens have them; special tokens are left out."""
