@@ -13,6 +13,7 @@ from inferalign.core.errors import ModelError
 from inferalign.engines import table
 from inferalign.engines.local import LocalEngine
 from inferalign.engines.table import ModelOptions, load
+from inferalign.engines.weights import weights_digest
 
 
 @pytest.fixture
@@ -102,6 +103,20 @@ def test_no_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_sandbox_without_weights_says_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "files", lambda package: tmp_path)
     refused("sandbox", "inferalign sandbox train")
+
+
+def test_a_hub_model_is_named_by_the_weights_of_its_revision(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert weights_digest("owner/name") == "hub"
+    cache = tmp_path / "models--owner--name"
+    shutil.copytree(llama_dir, cache / "snapshots" / "new")
+    shutil.copytree(llama_dir, cache / "snapshots" / "old")
+    (cache / "snapshots" / "old" / "model.safetensors").write_bytes(b"other")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("new")
+    assert weights_digest("owner/name") == weights_digest(str(llama_dir))
 
 
 def test_other_weights_have_another_digest(folder: Path, llama_dir: Path) -> None:

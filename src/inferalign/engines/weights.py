@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers.utils import logging
 
 from inferalign.core.errors import ModelError
@@ -70,10 +71,17 @@ def quiet() -> Iterator[None]:
 
 
 def weights_digest(name: str) -> str:
-    """`sha256:...` of a directory's safetensors, `header-sha256:...` of large ones, or `hub` for a hub id."""
+    """`sha256:...` of a model's safetensors, or `header-sha256:...` of large ones.
+
+    Those of a hub id lie in the cache that it was loaded from: the id alone would not tell one revision from the next.
+    It is `hub` only where that cache cannot be found.
+    """
     folder = Path(name)
     if not folder.is_dir():
-        return "hub"
+        cached = try_to_load_from_cache(name, "config.json")
+        if not isinstance(cached, str):
+            return "hub"
+        folder = Path(cached).parent
     shards = sorted(folder.glob("*.safetensors"))
     whole = sum(shard.stat().st_size for shard in shards) <= HASHED_WHOLE
     digest = hashlib.sha256()
