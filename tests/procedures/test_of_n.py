@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferalign.core.errors import ContextOverflow, InputError, ScoringError
+from inferalign.core.results import metrics
 from inferalign.core.types import Completion, Prompt, Score, StopReason, Unscored
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.best_of_n import OfN, select
@@ -78,7 +79,7 @@ def test_unscored_candidates_are_counted_by_blame() -> None:
     verdicts = [Score(0.1), AWAY, Unscored("gibberish", blame="response"), Score(0.3)]
     result = asyncio.run(of_n("best", 4, ScriptedScorer(verdicts))(a_prompt()))
     assert result.chosen == 3
-    assert result.trace["unscored"] == {"response": 1, "judge": 1}
+    assert metrics([result])["unscored"] == {"response": 1, "judge": 1}
     assert [c.score for c in result.candidates] == verdicts
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from inferalign.core.errors import ContextOverflow, ScoringError
+from inferalign.core.results import metrics
 from inferalign.core.types import Completion, Prompt, Result, Score, StopReason, Unscored
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.rain import Rain, Search
@@ -161,6 +162,7 @@ def test_a_leaf_that_cannot_be_judged_leaves_the_tree_and_is_counted() -> None:
     result = run(rain(fails_on_b))
     assert "b" not in result.response.text
     assert result.trace["unscored"]["judge"] > 0
+    assert metrics([result])["unscored"] == result.trace["unscored"], "a search's failed judgements are not lost"
     assert sum(result.trace["values"].values()) + result.trace["unscored"]["judge"] == result.trace["iterations"]
 
 

@@ -66,7 +66,10 @@ def from_record(record: Record) -> Result:
 
 
 def metrics(results: Iterable[Result]) -> dict[str, Any]:
-    """Counts and costs of a set of results: what `metrics.json` holds. `seconds` is the sum over prompts."""
+    """Counts and costs of a set of results: what `metrics.json` holds. `seconds` is the sum over prompts.
+
+    `unscored` counts judgements that failed, by blame: of candidates, and of partial answers inside a search (`trace`).
+    """
     done, stops, unscored = 0, Counter[str](), Counter[str]({"response": 0, "judge": 0})
     candidates, seconds = 0, 0.0
     usage = {role: RoleUsage() for role in ROLES}
@@ -76,6 +79,7 @@ def metrics(results: Iterable[Result]) -> dict[str, Any]:
         stops[str(result.response.stop)] += 1
         candidates += len(result.candidates)
         unscored.update(c.score.blame for c in result.candidates if isinstance(c.score, Unscored))
+        unscored.update(result.trace.get("unscored", {}))
         for role in ROLES:
             usage[role] = added(usage[role], getattr(result.usage, role))
     return {

@@ -85,17 +85,15 @@ class OfN:
         )
         if self.scorer is None or self.direction is None:
             candidates = [Candidate(completion=completion) for completion in completions]
-            chosen, unscored = derive(self.seed, prompt.id, "pick") % self.n, Counter[str]()
+            chosen = derive(self.seed, prompt.id, "pick") % self.n
         else:
             scores = await self.scorer.score(prompt, completions, usage.evaluator)
             candidates = [Candidate(completion=c, score=s) for c, s in zip(completions, scores, strict=True)]
             chosen = select(scores, self.direction)
-            unscored = Counter(score.blame for score in scores if isinstance(score, Unscored))
         return Result(
             prompt=prompt,
             candidates=tuple(candidates),
             chosen=chosen,
             usage=usage,
             seconds=perf_counter() - started,
-            trace={"unscored": {"response": unscored["response"], "judge": unscored["judge"]}},
         )
