@@ -11,11 +11,15 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "inferalign"
 
 
-def mapped(readme: str) -> dict[str, str]:
-    """path -> description of every `path.py  description` line in the fenced blocks."""
+def entries(readme: str) -> list[tuple[str, str]]:
+    """(path, description) of every `path.py  description` line in the fenced blocks."""
     lines = "\n".join(readme.split("```")[1::2]).splitlines()
     matches = (re.fullmatch(r"\s*([\w/.-]+\.py)(?:\s+(.*))?", line) for line in lines)
-    return {match[1]: match[2] or "" for match in matches if match}
+    return [(match[1], match[2] or "") for match in matches if match]
+
+
+def mapped(readme: str) -> dict[str, str]:
+    return dict(entries(readme))
 
 
 def files() -> set[str]:
@@ -32,6 +36,10 @@ def test_every_file_is_in_the_map() -> None:
 
 def test_the_map_names_no_file_that_is_gone() -> None:
     assert sorted(mapped((ROOT / "README.md").read_text()).keys() - files()) == []
+
+
+def test_no_file_is_named_twice() -> None:
+    assert len(entries((ROOT / "README.md").read_text())) == len(mapped((ROOT / "README.md").read_text()))
 
 
 def test_every_file_is_described() -> None:
