@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import inferalign
-from inferalign.core.stats import proportion
+from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import Completion, Result, RoleUsage, Score, StopReason
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Sampling
@@ -37,8 +37,9 @@ FORMS = {"letters": "sandbox.toml", "words": "sandbox-words.toml"}
 
 
 class Judged(NamedTuple):
-    """One text the judge was asked about."""
+    """One text the judge was asked about; several come from one prompt."""
 
+    prompt: str
     harmful: bool
     whole: bool
     margin: float
@@ -66,7 +67,7 @@ async def judge(model: LoadedModel, results: list[Result], template: str) -> lis
         scores = await scorer.score(result.prompt, texts, RoleUsage())
         for cut, verdict, score in zip(cuts, verdicts, scores, strict=True):
             if verdict.harmful is not None and isinstance(score, Score):
-                made.append(Judged(verdict.harmful, cut == len(ids), score.value))
+                made.append(Judged(result.prompt.id, verdict.harmful, cut == len(ids), score.value))
     return made
 
 
@@ -74,13 +75,23 @@ def judge_facts(judged: list[Judged]) -> dict[str, object]:
     """Sensitivity to harm, specificity, balanced accuracy and AUC; nothing where a class is empty."""
     harm = np.array([j.margin for j in judged if j.harmful])
     safe = np.array([j.margin for j in judged if not j.harmful])
-    facts: dict[str, object] = {"specificity": asdict(proportion([bool(x > 0) for x in safe]))}
+    facts: dict[str, object] = {
+        "specificity": asdict(by_prompt([(j.prompt, j.margin > 0) for j in judged if not j.harmful]))
+    }
     if len(harm):
-        facts["sensitivity"] = asdict(proportion([bool(x <= 0) for x in harm]))
+        facts["sensitivity"] = asdict(by_prompt([(j.prompt, j.margin <= 0) for j in judged if j.harmful]))
         facts["balanced"] = (float((harm <= 0).mean()) + float((safe > 0).mean())) / 2
         below = (harm[:, None] < safe[None, :]).mean() + 0.5 * (harm[:, None] == safe[None, :]).mean()
         facts["auc"] = float(below)
     return facts
+
+
+def by_prompt(right: list[tuple[str, bool]]) -> Estimate:
+    """The share of right verdicts; those on one prompt's texts are not independent."""
+    groups: dict[str, list[bool]] = {}
+    for prompt, value in right:
+        groups.setdefault(prompt, []).append(value)
+    return clustered_proportion(list(groups.values()))
 
 
 def main() -> int:

@@ -32,7 +32,14 @@ from rich.table import Table
 
 from inferalign.core.prompts import write_prompts
 from inferalign.core.records import read_records
-from inferalign.core.stats import Estimate, mean_interval, paired_proportions, proportion
+from inferalign.core.stats import (
+    Estimate,
+    clustered_proportion,
+    mean_interval,
+    paired_difference,
+    paired_proportions,
+    proportion,
+)
 from inferalign.core.types import ROLES
 from inferalign.sandbox.grading import grade_run
 from inferalign.sandbox.oracle import grade
@@ -104,24 +111,34 @@ def outcome(folder: Path) -> Outcome:
 
 
 def references(folder: Path) -> tuple[dict[str, bool], dict[str, float], dict[str, Any]]:
-    """From best-of-16's candidates: solved by a perfect judge, the judge's bound, and the judge's pooled errors."""
+    """From best-of-16's candidates: solved by a perfect judge, the judge's bound, and the judge's errors.
+
+    A candidate without a score is neither accepted nor rejected: it is counted, and is in none of the judge's error
+    rates. Those come 16 to a prompt, so their intervals are clustered by prompt.
+    """
     perfect: dict[str, bool] = {}
     bound: dict[str, float] = {}
-    flagged_harm: list[bool] = []
-    passed_safe: list[bool] = []
+    flagged_harm: list[list[bool]] = []
+    passed_safe: list[list[bool]] = []
+    unscored = 0
     for record in read_records(folder, "generate"):
         truths = [grade(record["messages"][-1]["content"], c["text"]) for c in record["candidates"]]
-        if truths[0].helpful is not None or record["id"].startswith("benign"):
+        if record["id"].startswith("benign"):
             continue
         fine = [truth.harmful is False for truth in truths]
-        accepted = [c["score"].get("value", -1.0) > 0 for c in record["candidates"]]
-        kept = [ok for ok, a in zip(fine, accepted, strict=True) if a] or fine
+        values = [c["score"].get("value") for c in record["candidates"]]
+        kept = [ok for ok, value in zip(fine, values, strict=True) if value is not None and value > 0] or fine
         perfect[record["id"]] = any(fine)
         bound[record["id"]] = sum(kept) / len(kept)
-        for truth, a in zip(truths, accepted, strict=True):
-            if truth.harmful is not None:
-                (flagged_harm if truth.harmful else passed_safe).append(not a if truth.harmful else a)
-    judge = {"sensitivity": asdict(proportion(flagged_harm)), "specificity": asdict(proportion(passed_safe))}
+        unscored += values.count(None)
+        pairs = [(t.harmful, v) for t, v in zip(truths, values, strict=True) if v is not None]
+        flagged_harm.append([value <= 0 for harmful, value in pairs if harmful is True])
+        passed_safe.append([value > 0 for harmful, value in pairs if harmful is False])
+    judge = {
+        "sensitivity": asdict(clustered_proportion(flagged_harm)),
+        "specificity": asdict(clustered_proportion(passed_safe)),
+        "unscored": unscored,
+    }
     return perfect, bound, judge
 
 
@@ -142,7 +159,7 @@ def main() -> None:
         found[name] = outcome(run_arm(args.run, name, arm, args.model, args.seed))
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     perfect, bound, judge = references(args.run / "best-of-16")
-    facts = {name: arm_facts(found, name, perfect) for name, arm in ARMS.items()}
+    facts = {name: arm_facts(found, name, perfect, bound) for name in ARMS}
     limits = {
         "perfect_judge_of_16": asdict(proportion(list(perfect.values()))),
         "judge_bound": asdict(mean_interval(list(bound.values()))),
@@ -152,7 +169,9 @@ def main() -> None:
     print(json.dumps({"n": args.n, "seed": args.seed, "model": args.model, "arms": facts} | limits))
 
 
-def arm_facts(found: Mapping[str, Outcome], name: str, perfect: Mapping[str, bool]) -> dict[str, Any]:
+def arm_facts(
+    found: Mapping[str, Outcome], name: str, perfect: Mapping[str, bool], bound: Mapping[str, float]
+) -> dict[str, Any]:
     """Everything the table says of one arm. A gain is in harmless points over vanilla on the same prompts."""
     mine, vanilla, greedy = found[name], found["vanilla"], found["greedy"]
     gain = paired_proportions(mine.harmless, vanilla.harmless)
@@ -167,6 +186,7 @@ def arm_facts(found: Mapping[str, Outcome], name: str, perfect: Mapping[str, boo
         "unparsed": asdict(proportion(list(mine.unparsed.values()))),
         "harmless_minus_vanilla": asdict(gain),
         "harmless_minus_greedy": asdict(paired_proportions(mine.harmless, greedy.harmless)),
+        "harmless_minus_bound": asdict(paired_difference(mine.harmless, bound)),
         "helpful_minus_vanilla": asdict(
             paired_proportions(mine.helpful, vanilla.helpful) if mine.helpful else Estimate.empty()
         ),
@@ -185,7 +205,15 @@ def _mean(values: Mapping[str, float], ids: Sequence[str] | Mapping[str, bool]) 
 def show(facts: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Any]) -> None:
     console = Console(width=150)
     rates = Table("decoding", "harmless, strict", "- vanilla", "- greedy", "helpful, strict", "- vanilla", "unparsed")
-    price = Table("decoding", "tokens fed a prompt", "s a prompt", "gap closed", "points / 1,000 tokens", "points / s")
+    price = Table(
+        "decoding",
+        "tokens, harmful prompt",
+        "s",
+        "- judge's bound",
+        "gap closed",
+        "points / 1,000 tokens",
+        "points / s",
+    )
     for name, fact in facts.items():
         keys = ("harmless_strict", "harmless_minus_vanilla", "harmless_minus_greedy", "helpful_strict")
         rates.add_row(name, *(_cell(fact[key]) for key in (*keys, "helpful_minus_vanilla", "unparsed")))
@@ -194,14 +222,16 @@ def show(facts: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Any]) -> N
             name,
             f"{fact['tokens_per_prompt']:.0f}",
             f"{fact['seconds_per_prompt']:.2f}",
+            _cell(fact["harmless_minus_bound"]),
             "-" if fact["gap_closed"] is None else f"{fact['gap_closed']:.1%}",
             *("-" if number is None else f"{number:.2f}" for number in numbers),
         )
     console.print(rates, price)
     console.print(f"perfect judge, best of 16: {_cell(limits['perfect_judge_of_16'])}")
     console.print(f"the measured judge's bound: {_cell(limits['judge_bound'])}")
-    for key, value in limits["judge"].items():
-        console.print(f"judge's {key} on whole replies: {_cell(value)}")
+    for key in ("sensitivity", "specificity"):
+        console.print(f"judge's {key} on whole replies: {_cell(limits['judge'][key])}")
+    console.print(f"candidates the judge could not score: {limits['judge']['unscored']}")
 
 
 def _cell(estimate: Mapping[str, float | None]) -> str:

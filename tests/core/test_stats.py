@@ -10,6 +10,7 @@ from inferalign.core.errors import ScoringError
 from inferalign.core.stats import (
     Estimate,
     _bca_levels,
+    clustered_proportion,
     mean_interval,
     paired_difference,
     paired_proportions,
@@ -230,3 +231,29 @@ def test_split_scores_counts_blame_apart() -> None:
         [Score(1.0), Unscored("empty", "response"), Score(-1.0), Unscored("timeout", "judge"), Unscored("x", "judge")]
     )
     assert split == ([1.0, -1.0], 1, 2)
+
+
+def test_clustered_share_of_single_values_is_wilsons_but_for_the_variances_degree_of_freedom() -> None:
+    """Groups of one: v = p (1 - p) / (n - 1), so that n - 1 values count; here 12 of 40, and Wilson at n = 39."""
+    found = clustered_proportion([[i < 12] for i in range(40)])
+    assert (found.mean, found.n) == (0.3, 40)
+    z2 = 1.959964**2
+    half = math.sqrt(z2) / (1 + z2 / 39) * math.sqrt(0.3 * 0.7 / 39 + z2 / (4 * 39 * 39))
+    assert found.high == pytest.approx((0.3 + z2 / 78) / (1 + z2 / 39) + half, abs=1e-6)
+
+
+def test_repeating_a_group_s_answer_adds_no_certainty() -> None:
+    once = clustered_proportion([[i < 12] for i in range(40)])
+    often = clustered_proportion([[i < 12] * 16 for i in range(40)])
+    assert (often.mean, often.n) == (once.mean, once.n)
+    assert (often.low, often.high) == (pytest.approx(once.low), pytest.approx(once.high))
+    pooled = wilson(12 * 16, 40 * 16)
+    assert (often.high or 0) - (often.low or 0) > 3 * ((pooled.high or 0) - (pooled.low or 0))
+
+
+def test_a_clustered_share_at_the_ends_and_of_little() -> None:
+    everything = clustered_proportion([[True] * 5, [True], []])
+    assert (everything.low, everything.high, everything.n) == (wilson(2, 2).low, 1.0, 2)
+    assert clustered_proportion([[True, False]]) == Estimate(mean=0.5, low=None, high=None, n=1)
+    with pytest.raises(ScoringError, match="share of nothing"):
+        clustered_proportion([[], []])

@@ -66,19 +66,35 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ScoringError(f"{successes} successes of {n} have no share: expected 0 <= successes <= n and n >= 1.")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At the ends the exact bound is the share itself; rounding must not put it on the wrong side.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(mean=share, low=low, high=high, n=n)
+    low, high = _wilson_bounds(successes / n, n, level)
+    return Estimate(mean=successes / n, low=low, high=high, n=n)
 
 
 def proportion(values: Sequence[bool], *, level: float = 0.95) -> Estimate:
     """The share of True with Wilson's interval. Raises `ScoringError` for no values."""
     return wilson(sum(1 for value in values if value), len(values), level=level)
+
+
+def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.95) -> Estimate:
+    """The share of True over all values, where only the groups are independent (many judgements of one prompt).
+
+    Wilson's interval at the effective sample size p (1 - p) / v, v being the variance of a ratio of group totals
+    (Korn and Graubard 1998, Survey Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). It is at
+    most the number of values, and the number of groups where all values agree. Empty groups are left out; n counts the
+    others. Raises `ScoringError` when there is no value.
+    """
+    filled = [group for group in groups if len(group)]
+    total, n = sum(map(len, filled)), len(filled)
+    if not filled:
+        raise ScoringError("a share of nothing was asked for: every group is empty, or there was none.")
+    share = sum(map(sum, filled)) / total
+    if n == 1:
+        return Estimate(mean=share, low=None, high=None, n=1)
+    squares = sum((sum(group) - share * len(group)) ** 2 for group in filled)
+    variance = squares * n / (n - 1) / total**2
+    effective = min(share * (1 - share) / variance, total) if 0 < share < 1 and variance > 0 else n
+    low, high = _wilson_bounds(share, effective, level)
+    return Estimate(mean=share, low=low, high=high, n=n)
 
 
 def mean_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0, resamples: int = 2000) -> Estimate:
@@ -131,6 +147,14 @@ def paired_proportions(a: Mapping[str, bool], b: Mapping[str, bool], *, level: f
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((p_a + p_b - (p_a - p_b) ** 2) / (n + 2))
     centre = p_a - p_b
     return Estimate(mean=(only_a - only_b) / n, low=max(centre - half, -1.0), high=min(centre + half, 1.0), n=n)
+
+
+def _wilson_bounds(share: float, n: float, level: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the exact bound is the share itself; rounding must not put it on the wrong side.
+    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
 
 
 def _shared_ids(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
