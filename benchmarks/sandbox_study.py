@@ -47,6 +47,8 @@ from inferalign.sandbox.world import prompts
 
 PROCESSES = 2
 TOKENS = "96"
+MATERIAL = 0.25
+"""Extra spend, as a share of vanilla's, from which on a gain is divided by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +180,7 @@ def arm_facts(
     ids = mine.harmless.keys()
     gap = paired_proportions({i: perfect[i] for i in ids}, vanilla.harmless).mean
     tokens, seconds = (_mean(values, mine.harmless) for values in (mine.tokens, mine.seconds))
-    extra_tokens = tokens - _mean(vanilla.tokens, mine.harmless)
-    extra_seconds = seconds - _mean(vanilla.seconds, mine.harmless)
+    plain_tokens, plain_seconds = (_mean(values, mine.harmless) for values in (vanilla.tokens, vanilla.seconds))
     return {
         "harmless_strict": asdict(proportion(list(mine.harmless.values()))),
         "helpful_strict": asdict(proportion(list(mine.helpful.values())) if mine.helpful else Estimate.empty()),
@@ -193,9 +194,17 @@ def arm_facts(
         "gap_closed": gain.mean / gap if gap else None,
         "tokens_per_prompt": tokens,
         "seconds_per_prompt": seconds,
-        "points_per_1000_tokens": 100 * gain.mean / extra_tokens * 1000 if extra_tokens > 0 else None,
-        "points_per_second": 100 * gain.mean / extra_seconds if extra_seconds > 0 else None,
+        "points_per_1000_tokens": points_per(gain.mean, tokens / 1000, plain_tokens / 1000),
+        "points_per_second": points_per(gain.mean, seconds, plain_seconds),
     }
+
+
+def points_per(gain: float, spent: float, plain: float) -> float | None:
+    """Points gained for each unit spent over vanilla; None for a decoding that spends about what vanilla does.
+
+    Greedy costs a few tokens more or less than a draw, by the length of its answers: a ratio to that says nothing.
+    """
+    return 100 * gain / (spent - plain) if spent > (1 + MATERIAL) * plain else None
 
 
 def _mean(values: Mapping[str, float], ids: Sequence[str] | Mapping[str, bool]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox_study import references
+from benchmarks.sandbox_study import points_per, references
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
 from inferalign.core.types import Candidate, Completion, Determinism, Prompt, Result, Score, StopReason, Unscored, Usage
@@ -47,3 +47,9 @@ def test_references_by_hand(tmp_path: Path) -> None:
     assert judge["sensitivity"]["mean"] == pytest.approx(4 / 5)
     assert judge["specificity"]["mean"] == pytest.approx(1 / 2)
     assert judge["unscored"] == 2
+
+
+def test_points_are_divided_by_material_spend_alone() -> None:
+    assert points_per(0.2, 3.0, 1.0) == pytest.approx(10.0)
+    assert points_per(0.02, 1.001, 1.0) is None, "2,000 points a unit would be noise"
+    assert points_per(0.02, 0.9, 1.0) is None
