@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from inferalign.cli.generate import at_once
 from inferalign.cli.main import main
 from inferalign.core.records import read_records
 from inferalign.core.shards import ShardLock
@@ -136,6 +138,28 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, llama_dir: Path) -> None:
     kept = len(records(tmp_path / "run"))
     assert f"stopped; {kept} finished and kept, repeat the same command to go on" in said
     assert "Traceback" not in said
+
+
+def test_ctrl_c_does_not_wait_for_the_next_await() -> None:
+    reached = []
+
+    async def loading() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # any Python at all: what a model does while it loads
+        reached.append("the end")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), at_once():
+            asyncio.run(loading())
+        assert not reached
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with at_once():
+            asyncio.run(loading())
+        assert reached
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

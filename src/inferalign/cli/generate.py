@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,7 +75,7 @@ def generate(options: GenerateOptions) -> None:
     spec = ShardSpec.parse(options.shard)
     changed = {name: value for name, value in asdict(options.search).items() if value is not None}
     try:
-        with Bar(options.procedure, sum(spec.takes(prompt.id) for prompt in prompts)) as bar:
+        with at_once(), Bar(options.procedure, sum(spec.takes(prompt.id) for prompt in prompts)) as bar:
             api.generate(
                 options.model,
                 options.procedure,
@@ -92,3 +95,24 @@ def generate(options: GenerateOptions) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(api.finished(options.run)) from None
     emit({"run": str(options.run), **read_json(options.run / api.METRICS)})
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Ctrl-C stops whatever runs: asyncio's handler waits for an await, and a model that loads comes to none.
+
+    The run folder is whole at any moment, so nothing needs the delay. A process that ignores Ctrl-C still does.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
