@@ -95,3 +95,14 @@ def test_our_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pyt
 def test_grading_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sandbox", "grade", str(tmp_path)]) == 1
     assert "holds no records" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_training_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inferalign.sandbox.recipe.train", interrupted)
+    assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 130
+    assert "stopped; steps up to the last checkpoint (one every 500) finished and kept" in capsys.readouterr().err

@@ -76,13 +76,18 @@ def train(options: TrainOptions) -> None:
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
 
+    quiet = load("inferalign.engines.weights:quiet")
     chosen = {"seed": options.seed} | ({} if options.steps is None else {"steps": options.steps})
     recipe = load("inferalign.sandbox.recipe:Recipe")(**chosen)
-    with Bar("train", recipe.steps) as bar:
+    with Bar("train", recipe.steps) as bar, quiet():
 
         def on_step(step: int, facts: dict[str, float]) -> None:
             bar.advance(step - bar.finished)
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
-        made = load("inferalign.sandbox.recipe:train")(options.out, recipe, on_step=on_step)
+        try:
+            made = load("inferalign.sandbox.recipe:train")(options.out, recipe, on_step=on_step)
+        except KeyboardInterrupt:
+            every = recipe.checkpoint_every
+            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
     emit({"model": str(made), "seed": recipe.seed, "steps": recipe.steps})
