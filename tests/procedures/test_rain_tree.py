@@ -20,6 +20,7 @@ from inferalign.procedures.rain_tree import (
     backup,
     best_child,
     clamp_greedy,
+    drop_child,
     extend,
     extend_as_published,
     make_root,
@@ -179,6 +180,19 @@ def test_published_widening_leaves_priors_and_adds_within_the_first() -> None:
     assert extend_as_published(node, [Proposal((1, 1), 0.2), Proposal((3, 3), 0.05)], PAPER) == 1
     assert [child.prior for child in node.children] == pytest.approx([*before, 0.05 / (0.1 + 0.05 + 0.2)])
     assert extend_as_published(node, [Proposal((1, 1), 0.2), Proposal((3, 3), 0.05)], PAPER) == 0, "nothing new"
+
+
+@pytest.mark.parametrize("settings", [DEFAULT, PAPER], ids=["default", "paper"])
+def test_a_dropped_child_is_not_added_again(settings: RainSettings) -> None:
+    node = Node((), depth=1, parent=Node(()))
+    attach(node, [Proposal((1, 1), 0.2), Proposal((1, 2), 0.1), Proposal((1, 3), 0.1)], settings)
+    drop_child(node.children[1])
+    if settings is PAPER:
+        assert extend_as_published(node, [Proposal((1, 1), 0.2), Proposal((1, 2), 0.1)], settings) == 0
+        assert extend_as_published(node, [Proposal((1, 1), 0.2), Proposal((4, 4), 0.1)], settings) == 1
+    else:
+        assert extend(node, [*node.proposals, Proposal((4, 4), 0.1)], settings) == 1
+    assert [child.token_ids for child in node.children] == [(1, 1), (1, 3), (4, 4)]
 
 
 def test_re_rooting_keeps_the_subtree_and_frees_the_rest() -> None:

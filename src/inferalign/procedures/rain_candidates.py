@@ -66,7 +66,7 @@ class Proposer:
 
     async def _widen_as_published(self, node: Node, reply: TokenIds) -> int:
         if self.settings.set_length(node.depth) == 1:
-            proposals = await self._most_probable(reply, len(node.children) + 1)
+            proposals = await self._most_probable(reply, len(node.children) + len(node.dropped) + 1)
         else:
             proposals = await self._draw(node, reply, range(node.draws, node.draws + 1), greedy=True)
             node.draws += 1

@@ -55,6 +55,8 @@ class Node:
     """What its children were made from, most recent first in the published rule of widening."""
     draws: int = 0
     """Candidate draws made here, so that widening goes on where the expansion stopped."""
+    dropped: set[TokenIds] = field(default_factory=set)
+    """Sets of children that could not be judged and left."""
     exhausted: bool = False
     """A widening found nothing new, and looking again would only spend draws (mended rule only)."""
 
@@ -196,13 +198,13 @@ def extend_as_published(node: Node, proposals: Sequence[Proposal], settings: Rai
 
     Those first k+1 are normalised, and the ones that are not yet children are added; priors of the present children
     stay, so that they no longer sum to 1. `proposals` is the new greedy and sampled pair, or, for sets of one token,
-    the k+1 most probable. Returns how many are new.
+    the k+1 most probable; k counts dropped children, too. Returns how many are new.
     """
     before = len(node.children)
     everything = [*_clamped(node, proposals, settings), *node.proposals]
-    first = everything[: before + 1]
+    first = everything[: before + len(node.dropped) + 1]
     priors = _mixed(node, [proposal.probability for proposal in first], settings)
-    known = {child.token_ids for child in node.children}
+    known = node.dropped | {child.token_ids for child in node.children}
     for proposal, prior in zip(first, priors, strict=True):
         if proposal.token_ids not in known:
             _add_child(node, proposal, prior)
@@ -235,8 +237,9 @@ def _add_child(node: Node, proposal: Proposal, prior: float) -> None:
 
 
 def drop_child(child: Node) -> None:
-    """Take a child that cannot be judged out of the tree; its proposal stays known, so it is not added again."""
+    """Take a child that cannot be judged out of the tree; its set stays known, so it is not added again."""
     assert child.parent is not None
+    child.parent.dropped.add(child.token_ids)
     child.parent.children.remove(child)
     child.parent = None
 
