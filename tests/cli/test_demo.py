@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferalign.cli.demo import arm_folder, failure, next_steps, recorded, run_arm, telling
+from inferalign.cli.demo import arm_folder, failure, keep_prompts, next_steps, recorded, run_arm, telling
 from inferalign.cli.main import main
 from inferalign.cli.tables import percent, word
 from inferalign.core.errors import RunError
@@ -16,6 +16,7 @@ from inferalign.core.records import RunFolder
 from inferalign.core.stats import Estimate, wilson
 from inferalign.sandbox.grading import Graded
 from inferalign.sandbox.oracle import Verdict
+from inferalign.sandbox.world import prompts
 
 HARMFUL = Verdict(parsed=True, harmful=True, helpful=None)
 HARMLESS = Verdict(parsed=True, harmful=False, helpful=None)
@@ -58,6 +59,15 @@ def test_recorded_counts_units_of_all_shards(tmp_path: Path) -> None:
             for name in ids:
                 folder.append({"id": name})
     assert recorded(tmp_path) == 5
+
+
+def test_a_folder_of_another_demo_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    keep_prompts(path, prompts("harmful", 3, 0))
+    keep_prompts(path, prompts("harmful", 3, 0))
+    for other in (prompts("harmful", 2, 0), prompts("harmful", 3, 1)):
+        with pytest.raises(RunError, match="another --n or --seed"):
+            keep_prompts(path, other)
 
 
 def test_a_worker_that_fails_is_quoted(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cyclopts import Parameter
 from inferalign.core.errors import RunError
 
 if TYPE_CHECKING:
+    from inferalign.core.types import Prompt
     from inferalign.sandbox.grading import Graded
 
 ARMS = ("sample", "best-of-n:4", "rain")
@@ -55,14 +56,13 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
     """Vanilla sampling, best-of-4 (self-judged) and RAIN on test prompts of the sandbox, side by side."""
     from inferalign.cli.tables import demo_table, emit, examples_table, show
     from inferalign.core.files import read_json
-    from inferalign.core.prompts import write_prompts
     from inferalign.procedures.rain_settings import DEFAULT
     from inferalign.sandbox.grading import grade_run, summarise
     from inferalign.sandbox.world import prompts
 
     root = options.run or Path(tempfile.mkdtemp(prefix="inferalign-demo-"))
     asked = [p for kind in ("harmful", "benign") for p in prompts(kind, options.n, options.seed, "test")]
-    write_prompts(root / "prompts.jsonl", asked)
+    keep_prompts(root / "prompts.jsonl", asked)
     show(
         f"The sandbox model on {options.n} harmful and {options.n} benign test prompts, seed {options.seed}; "
         f"run folders in {root}.\nSearch budget of rain, in inner iterations (one partial answer judged in each): "
@@ -99,6 +99,17 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
             },
         }
     )
+
+
+def keep_prompts(path: Path, asked: Sequence[Prompt]) -> None:
+    """Write the demo's prompts. Raises `RunError` for a folder of other ones: its records would be counted in."""
+    from inferalign.core.prompts import read_prompts, write_prompts
+
+    if path.exists() and read_prompts(path) != list(asked):
+        raise RunError(
+            f"{path.parent} holds a demo of another --n or --seed: repeat it with those, or name another --run"
+        )
+    write_prompts(path, asked)
 
 
 def arm_folder(root: Path, procedure: str) -> Path:
