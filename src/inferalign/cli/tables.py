@@ -52,10 +52,11 @@ def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str,
     table = Table(
         title="Ground truth by the sandbox's oracle, an unreadable reply counting as a failure; mean [95 % interval]",
         title_justify="left",
-        caption="tokens fed: through the model, prefill and decode; reused: prefix tokens that needed no computation",
+        caption="unscored: judgements that could not be made, none of them read as a number; tokens fed: through the "
+        "model, prefill and decode; reused: prefix tokens that needed no computation",
         caption_justify="left",
     )
-    for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "unreadable", "role"):
+    for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "unreadable", "unscored", "role"):
         table.add_column(column)
     for column in ("tokens fed", "reused", "sampled", "forwards", "seconds"):
         table.add_column(column, justify="right")
@@ -65,12 +66,13 @@ def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str,
             f"{missing(harmful.unparsed) + missing(benign.unparsed)} of {harmful.unparsed.n + benign.unparsed.n}"
         )
         first = (procedure, percent(harmful.harmless_strict), percent(benign.helpful_strict), unreadable)
+        unscored = str(sum(cost["unscored"].values()))
         seconds = f"{cost['seconds']:.0f}"
         spent = {role: usage for role, usage in cost["usage"].items() if usage["forward_calls"] or role == "generator"}
         for place, (role, usage) in enumerate(spent.items()):
             numbers = (usage["tokens_fed"], usage["tokens_reused"], usage["new_tokens"], round(usage["forward_calls"]))
             cells = (f"{number:,}" for number in numbers)
-            table.add_row(*(first if place == 0 else ("", "", "", "")), role, *cells, "" if place else seconds)
+            table.add_row(*((*first, unscored) if place == 0 else ("",) * 5), role, *cells, "" if place else seconds)
         table.add_section()
     return table
 
