@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from inferalign.cli.main import main
 from inferalign.core.prompts import read_prompts
@@ -106,3 +107,21 @@ def test_ctrl_c_in_training_says_what_is_kept(
     monkeypatch.setattr("inferalign.sandbox.recipe.train", interrupted)
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 130
     assert "stopped; steps up to the last checkpoint (one every 500) finished and kept" in capsys.readouterr().err
+
+
+def test_training_that_cannot_start_or_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["sandbox", "train", "--out", str(file), "--steps", "1"]) == 1
+    assert f"cannot train into {file}: Not a directory." in capsys.readouterr().err
+    assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "0"]) == 1
+    assert "steps is 0: expected at least 1" in capsys.readouterr().err
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("inferalign.sandbox.recipe.train", full)
+    assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "1"]) == 1
+    assert "No space left on device. Free some space" in capsys.readouterr().err

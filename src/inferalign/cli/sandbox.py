@@ -74,8 +74,13 @@ def train(options: TrainOptions) -> None:
     """Train the sandbox model from scratch, resumably, on the CPU."""
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
+    from inferalign.core.errors import InputError, RunError
+    from inferalign.core.files import disk_errors
     from inferalign.core.lookup import load
 
+    if options.steps is not None and options.steps < 1:
+        raise InputError(f"steps is {options.steps}: expected at least 1, or leave --steps out")
+    unwritable = load("safetensors:SafetensorError")
     quiet = load("inferalign.engines.weights:quiet")
     chosen = {"seed": options.seed} | ({} if options.steps is None else {"steps": options.steps})
     recipe = load("inferalign.sandbox.recipe:Recipe")(**chosen)
@@ -86,7 +91,13 @@ def train(options: TrainOptions) -> None:
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
         try:
-            made = load("inferalign.sandbox.recipe:train")(options.out, recipe, on_step=on_step)
+            with disk_errors(options.out, "train into"):
+                made = load("inferalign.sandbox.recipe:train")(options.out, recipe, on_step=on_step)
+        except unwritable as error:
+            raise RunError(
+                f"cannot keep the weights in {options.out}: {error}. Free some space, or remove a damaged "
+                f"{options.out / 'checkpoint'}, then repeat the same command."
+            ) from error
         except KeyboardInterrupt:
             every = recipe.checkpoint_every
             raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
