@@ -16,7 +16,7 @@ from inferalign.sandbox import recipe, world
 from inferalign.sandbox.grading import summarise
 
 FOLDER = Path(str(files("inferalign.sandbox") / "model"))
-SHA256 = "@SHA@"
+SHA256 = "a0be287bf1ac58d392ccd9ffff5eceb4f3b91a761c9c519cf85f8d7d94172a35"
 LIMIT = 12 << 20
 
 
