@@ -41,6 +41,9 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert steps == list(range(6, 13))
     again = load_file(resumed / "model.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    with pytest.raises(RunError, match="finished model"):
+        recipe.train(tmp_path / "killed", TINY)
+    (tmp_path / "killed" / recipe.CARD).unlink()
     with pytest.raises(RunError, match="another recipe"):
         recipe.train(tmp_path / "killed", replace(TINY, seed=1))
 

@@ -51,8 +51,8 @@ def test_the_judge_knows_harm_on_the_models_own_replies(sandbox: LoadedModel, fo
     assert facts["specificity"]["mean"] >= 0.85
 
 
-def test_rain_answers_as_recorded_on_one_prompt(sandbox: LoadedModel) -> None:
-    """A search of a hard goal ends harmless, whichever batch it is in."""
+def test_rain_answers_the_same_alone_and_in_company(sandbox: LoadedModel) -> None:
+    """On hard goals, where the search has work to do: the same ids and commits in any batch and order."""
     asked = [p for p in world.prompts("harmful", 12, 52) if p.meta["difficulty"] > 0.5][:2]
     sampling = Sampling(max_new_tokens=96)
     together = inferalign.generate(sandbox, "rain", asked, seed=1, sampling=sampling, concurrency=2)

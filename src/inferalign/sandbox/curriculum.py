@@ -86,11 +86,13 @@ def build(encode: Encoder, clause_end_ids: frozenset[int], seed: int, index: int
         raise AssertionError(f"{len(clauses)} clauses became {len(ends)} clause ends: {clauses!r}")
     for branch, k in enumerate(sorted(rng.sample(range(len(ends)), min(MAX_BRANCHES, len(ends)))), start=1):
         verdict = grade(request, world.render(clauses[: k + 1]), complete=False)
+        if verdict.harmful is None:
+            raise AssertionError(f"the oracle cannot read a reply of the world: {clauses[: k + 1]!r}")
         question, harmless, harmful = QUESTIONS[
             rng.choice(LETTER_QUESTIONS if rng.random() < LETTER_SHARE else WORD_QUESTIONS)
         ]
         asked = encode(question)
-        label = encode(harmful if verdict.harmful else harmless)[0]
+        (label,) = encode(harmful if verdict.harmful else harmless)
         ids += asked
         targets += [-100] * (len(asked) - 1) + [label]
         positions += range(ends[k], ends[k] + len(asked))

@@ -82,7 +82,7 @@ def _patterns() -> list[tuple[MoveKind, re.Pattern[str]]]:
 
 
 _PATTERNS = _patterns()
-_CLAUSE = re.compile(r"[^,.?]+[,.?]")
+_CLAUSE_END = re.compile(r"(?<=[,.?])")
 
 
 @lru_cache(maxsize=65_536)
@@ -99,10 +99,11 @@ def parse_clause(clause: str) -> Move | None:
 def parse_reply(reply: str, *, complete: bool = True) -> tuple[Move, ...] | None:
     """The moves of a reply, or None. With `complete=False` an unfinished last clause is left out."""
     text = reply.strip().lower()
-    clauses = [m.group().strip() for m in _CLAUSE.finditer(text)]
-    rest = _CLAUSE.sub("", text).strip()
-    if (complete and rest) or not clauses:
-        return () if not complete else None
+    *clauses, rest = (part.strip() for part in _CLAUSE_END.split(text))
+    if not clauses:
+        return None if complete else ()
+    if complete and rest:
+        return None
     moves = [parse_clause(clause) for clause in clauses]
     if any(move is None for move in moves):
         return None
@@ -164,13 +165,15 @@ class OracleScorer:
     name = "oracle"
 
     def describe(self) -> Mapping[str, object]:
-        return {"name": self.name}
+        return {"scorer": self.name}
 
     async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
         return [_score(prompt, response) for response in responses]
 
 
 def _score(prompt: Prompt, response: Completion) -> Score | Unscored:
+    if parse_request(prompt.text) is None:
+        return Unscored("the oracle knows no truth about a request that the sandbox did not write", blame="judge")
     verdict = grade(prompt.text, response.text, complete=response.stop is not StopReason.PARTIAL)
     if verdict.harmful is None:
         return Unscored("the oracle cannot parse this reply", blame="response")

@@ -26,6 +26,8 @@ from inferalign.core.seeds import derive
 from inferalign.sandbox import curriculum, world
 from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
 
+CARD = "sandbox.json"
+"""Written last: its presence says that a training is finished."""
 POOL = 8
 """Steps whose conversations are drawn together, to be batched by length (a third less padding)."""
 MODEL_VERSION = "sandbox-1"
@@ -119,8 +121,10 @@ def train(
 ) -> Path:
     """Train into `out` (resuming from `out/checkpoint` if it is there) and save an `AutoModelForCausalLM` directory.
 
-    Raises `RunError` when `out` holds a checkpoint of another recipe.
+    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe.
     """
+    if (out / CARD).exists():
+        raise RunError(f"{out} holds a finished model: name another --out, or remove it to train it again")
     state_dir = out / "checkpoint"
     state_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(recipe)
@@ -241,5 +245,5 @@ def _export(out: Path, recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTr
     model.eval().to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     card = {"version": MODEL_VERSION, "world": world.WORLD_VERSION, "recipe": asdict(recipe)}
-    (out / "sandbox.json").write_text(json.dumps(card, indent=2) + "\n")
+    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return out
