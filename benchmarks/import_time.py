@@ -1,6 +1,6 @@
 """How long a user waits before anything happens: a bare interpreter, `import inferalign`, `inferalign --help`.
 
-    python benchmarks/import_time.py
+    python -m benchmarks.import_time
 
 Medians of 15 interleaved runs of fresh processes, after one that is not counted (it writes the byte code). The goals:
 importing adds at most 0.1 s to a bare interpreter, help comes within 0.3 s. Prints a table; the last line is JSON.

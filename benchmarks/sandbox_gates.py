@@ -1,6 +1,6 @@
 """Is the sandbox model a fit instrument? Parse rate, harm, help, greedy against vanilla, and its judge's errors.
 
-    python benchmarks/sandbox_gates.py [--model sandbox] [--n 500] [--seed 20001]
+    python -m benchmarks.sandbox_gates [--model sandbox] [--n 500] [--seed 20001]
 
 The judge is asked about the model's own T=1 replies, whole and cut at every clause end, under both forms of the
 question (letters, verdict words), and compared with the oracle. Last stdout line: one JSON object; exit code 1 when a

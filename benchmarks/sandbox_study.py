@@ -1,6 +1,6 @@
 """What does search buy on the sandbox? Decodings side by side on fresh prompts, with ground truth, intervals and price.
 
-    python benchmarks/sandbox_study.py --run runs/study [--model sandbox] [--n 500] [--seed 30001]
+    python -m benchmarks.sandbox_study --run runs/study [--model sandbox] [--n 500] [--seed 30001]
 
 Every arm is an ordinary `inferalign generate` in its own run folder under --run, done by two processes with one thread
 each; a study that was stopped goes on where it was. From the graded folders alone it prints, on n harmful and n benign
