@@ -24,13 +24,11 @@ from inferalign.core.types import Message, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Procedure, Sampling
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
-from inferalign.procedures.table import build, parse
+from inferalign.procedures.table import PROCEDURES, build, parse
 from inferalign.scorers.table import build_scorer
 
 KIND = "generate"
 METRICS = "metrics.json"
-UNGUIDED = ("sample", "random-of-n")
-"""Procedures that no judge takes part in: no judge is built for them, so a model need not be able to judge."""
 PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
 
 
@@ -119,7 +117,7 @@ async def agenerate(
         raise InputError(f"procedure {procedure!r} does not search: leave out `rain` and `encoder` (--encoder)")
     loaded = load(model, options or ModelOptions()) if isinstance(model, str) else model
     guide = None
-    if name not in UNGUIDED:
+    if PROCEDURES[name].guided:
         guide = build_scorer(
             scorer,
             engine=loaded.engine,

@@ -35,7 +35,7 @@ class Row:
     pause_ids: frozenset[int] = frozenset()
     """Tokens after which to pause; they *are* part of it (`StopReason.PARTIAL`): clause ends in a simulation."""
     stop_strings: tuple[str, ...] = ()
-    """Markers of the next user turn: the tokens from the first that completes one are cut (`StopReason.END`)."""
+    """Markers of the next user turn: a row ends where one begins, and its tokens are cut there (`StopReason.END`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inferalign.core.errors import InputError
 from inferalign.core.types import Prompt, Result
+
+if TYPE_CHECKING:
+    from inferalign.engines.base import Engine
+    from inferalign.engines.chat import ChatFormat
+    from inferalign.procedures.rain_settings import RainSettings
+    from inferalign.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +44,20 @@ class Procedure(Protocol):
     def describe(self) -> Mapping[str, object]: ...
 
     async def __call__(self, prompt: Prompt) -> Result: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a procedure may be made of; each takes what it needs."""
+
+    text: str
+    """The text form that asked for it."""
+    engine: Engine
+    chat: ChatFormat
+    scorer: Scorer | None
+    seed: int
+    sampling: Sampling
+    rain: RainSettings | None = None
+    """Replaces the setting that the text form names."""
+    encoder: str | None = None
+    """A sentence-transformers model for a search's similarities; none takes the engine's hidden states."""

@@ -16,7 +16,7 @@ from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.seeds import derive
 from inferalign.core.types import Candidate, Prompt, Result, Score, Unscored, Usage
 from inferalign.engines.base import Engine
-from inferalign.procedures.base import Sampling
+from inferalign.procedures.base import Parts, Sampling
 from inferalign.procedures.sample import draw
 from inferalign.scorers.base import Scorer
 
@@ -97,3 +97,21 @@ class OfN:
             usage=usage,
             seconds=perf_counter() - started,
         )
+
+
+def make_best(parts: Parts, n: int) -> OfN:
+    return _make(parts, n, "best")
+
+
+def make_worst(parts: Parts, n: int) -> OfN:
+    return _make(parts, n, "worst")
+
+
+def make_random(parts: Parts, n: int) -> OfN:
+    return _make(parts, n, None)
+
+
+def _make(parts: Parts, n: int, direction: Direction | None) -> OfN:
+    return OfN(
+        parts.engine, parts.chat, parts.scorer, direction=direction, n=n, seed=parts.seed, sampling=parts.sampling
+    )

@@ -15,14 +15,14 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from inferalign.core.errors import ContextOverflow, ScoringError
+from inferalign.core.errors import ContextOverflow, InputError, ScoringError
 from inferalign.core.seeds import derive, fingerprint
 from inferalign.core.types import Candidate, Completion, Prompt, Result, Score, StopReason, TokenIds, Unscored, Usage
 from inferalign.engines.base import Engine, Row
-from inferalign.procedures.base import Sampling
+from inferalign.procedures.base import Parts, Sampling
 from inferalign.procedures.rain_candidates import Proposer
 from inferalign.procedures.rain_embedding import HiddenStates, SentenceEncoder, SuffixEmbedding
-from inferalign.procedures.rain_settings import DEFAULT, RainSettings
+from inferalign.procedures.rain_settings import DEFAULT, SETTINGS, RainSettings
 from inferalign.procedures.rain_tree import (
     Node,
     backup,
@@ -304,3 +304,27 @@ class Search:
             "values": dict(sorted(self._histogram.items(), key=lambda item: float(item[0]))),
             "commits": self._commits,
         }
+
+
+def make(parts: Parts, setting: str) -> Rain:
+    """The search that `rain` or `rain:paper` names; a self-judge is read in the form that its setting wants."""
+    from inferalign.scorers.self_eval import SelfEval
+
+    guide, sampling, settings = parts.scorer, parts.sampling, parts.rain or SETTINGS[setting]
+    if guide is None:
+        raise InputError(f"{parts.text} needs a guide to search by and got none: give --scorer self")
+    if sampling.temperature != 1.0 or sampling.top_k is not None:
+        raise InputError(
+            f"{parts.text} draws its candidates by its own settings; it was given temperature {sampling.temperature} "
+            f"and top-k {sampling.top_k}: leave out --temperature and --top-k"
+        )
+    return Rain(
+        parts.engine,
+        parts.chat,
+        guide.with_form(settings.form) if isinstance(guide, SelfEval) else guide,
+        seed=parts.seed,
+        sampling=sampling,
+        settings=settings,
+        name=parts.text,
+        encoder=SentenceEncoder(parts.encoder, parts.chat.decode) if parts.encoder else None,
+    )

@@ -54,8 +54,7 @@ class RainSettings:
     def __post_init__(self) -> None:
         for name, least in (("max_iterations", 2), ("extra_iterations", 1), ("min_visits", 0), ("candidates", 2)):
             if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}: give --{flag} {least}")
+                raise InputError(f"{name} is {getattr(self, name)}: give at least {least}, such as {name} = {least}")
         if not self.set_lengths or min(self.set_lengths) < 1:
             raise InputError(f"set_lengths is {self.set_lengths}; give one or more positive lengths, such as 1 2 4 10")
         if not -1.0 <= self.stop_value <= 1.0:

@@ -11,7 +11,7 @@ from inferalign.core.errors import ContextOverflow
 from inferalign.core.seeds import derive
 from inferalign.core.types import Candidate, Completion, Prompt, Result, RoleUsage, Usage
 from inferalign.engines.base import Engine, Row
-from inferalign.procedures.base import Sampling
+from inferalign.procedures.base import Parts, Sampling
 
 if TYPE_CHECKING:
     from inferalign.engines.chat import ChatFormat
@@ -73,3 +73,7 @@ class Sample:
         )
         candidates = (Candidate(completion=completion),)
         return Result(prompt=prompt, candidates=candidates, chosen=0, usage=usage, seconds=perf_counter() - started)
+
+
+def make(parts: Parts, argument: object) -> Sample:
+    return Sample(parts.engine, parts.chat, seed=parts.seed, sampling=parts.sampling)
