@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,25 @@ def test_a_failed_prompt_is_named_and_the_others_are_kept(model: LoadedModel, tm
     with pytest.raises(RunError, match=r"1 of 2 items failed: 1: "):
         inferalign.generate(model, "sample", ["a", "word " * 20_000], sampling=SHORT, run=run)
     assert [record["id"] for record in read_records(run)] == ["0"]
+
+
+def test_a_run_goes_on_where_the_same_model_lies_elsewhere(llama_dir: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved" / llama_dir.name
+    shutil.copytree(llama_dir, moved)
+    first = inferalign.generate(str(llama_dir), "sample", ["a"], run=tmp_path / "run", sampling=SHORT)
+    both = inferalign.generate(str(moved), "sample", ["a", "b"], run=tmp_path / "run", sampling=SHORT)
+    assert both[0].response == first[0].response
+    assert len(list(read_records(tmp_path / "run"))) == 2
+
+
+def test_another_tokenizer_on_the_same_weights_is_another_configuration(llama_dir: Path, tmp_path: Path) -> None:
+    changed = tmp_path / llama_dir.name
+    shutil.copytree(llama_dir, changed)
+    tokenizer = json.loads((changed / "tokenizer.json").read_text())
+    first, second = list(tokenizer["model"]["vocab"])[-2:]
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (changed / "tokenizer.json").write_text(json.dumps(tokenizer))
+    inferalign.generate(str(llama_dir), "sample", ["a"], run=tmp_path / "run", sampling=SHORT)
+    with pytest.raises(RunError, match="tokenizer_sha256"):
+        inferalign.generate(str(changed), "sample", ["a", "b"], run=tmp_path / "run", sampling=SHORT)

@@ -167,7 +167,7 @@ async def _through_folder(
         "procedure": procedure.describe(),
         "seed": seed,
     }
-    env = environment() | {"prompts_sha256": prompts_sha256(asked)}
+    env = environment() | {"model": engine.name, "prompts_sha256": prompts_sha256(asked)}
     with RunFolder.open(run, to_dict(decides), env, shard, KIND) as folder:
         mine = [prompt for prompt in asked if folder.shard.takes(prompt.id)]
         if folder.done:

@@ -8,6 +8,7 @@ an answer.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -40,9 +41,13 @@ class ChatFormat:
         return frozenset(i for i, text in enumerate(texts) if text.endswith(CLAUSE_MARKS)) - self.end_ids
 
     def describe(self) -> Mapping[str, object]:
-        """What a record must say: whether a template was used, and its hash."""
-        hashed = hashlib.sha256(self._template.encode()).hexdigest() if self._template else None
-        return {"chat_template": "jinja" if self._template else "transcript", "chat_template_sha256": hashed}
+        """What a record must say: the tokenizer's vocabulary and the chat template, by their hashes."""
+        vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()
+        return {
+            "tokenizer_sha256": hashlib.sha256(vocabulary).hexdigest(),
+            "chat_template": "jinja" if self._template else "transcript",
+            "chat_template_sha256": hashlib.sha256(self._template.encode()).hexdigest() if self._template else None,
+        }
 
     def render(self, messages: Sequence[Message]) -> TokenIds:
         """The conversation up to where the next answer begins. Raises `InputError` if the template refuses it."""

@@ -66,7 +66,8 @@ class LocalEngine:
     def describe(self) -> Mapping[str, object]:
         return {
             "engine": "local",
-            "model": self.name,
+            # Of a directory only its name: a run may go on where the same weights lie elsewhere.
+            "model": Path(self.name).resolve().name if Path(self.name).is_dir() else self.name,
             "weights": self._digest,
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
