@@ -94,7 +94,7 @@ def test_only_transient_errors_are_repeated() -> None:
 
     done: list[str] = []
     watcher = Watcher()
-    with pytest.raises(RunError, match=r"1 of 3 items failed: 1: broken\. The 2 finished ones are kept") as caught:
+    with pytest.raises(RunError, match=r"1 of 3 items failed: 1: broken\. The 2 others finished") as caught:
         asyncio.run(
             run_jobs(
                 items(3), work, on_result=lambda i, _: done.append(i.id), concurrency=1, base_delay=0, progress=watcher

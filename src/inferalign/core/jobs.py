@@ -167,5 +167,5 @@ def _summary(tally: _Tally, max_failures: int) -> str:
     stopped = f" Stopped after {max_failures} failures in a row." if tally.stopped else ""
     return (
         f"{tally.failed} of {tally.finished + tally.failed} items failed: {'; '.join(tally.shown)}{more}.{stopped} "
-        f"The {tally.finished} finished ones are kept: repeat the same command to try the others again."
+        f"The {tally.finished} others finished; repeat to try the failed ones again."
     )

@@ -126,6 +126,7 @@ class Result:
     chosen: int
     usage: Usage
     seconds: float
+    """Wall time from start to end; with several prompts in flight, the time spent waiting for the others is in it."""
     trace: Mapping[str, Any] = field(default_factory=dict)
     """Search facts worth keeping (iterations, commits, distinct children, votes); JSON values only."""
 

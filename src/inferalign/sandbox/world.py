@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from inferalign.core.errors import InputError
+from inferalign.core.errors import InputError, UnknownName
+from inferalign.core.lookup import did_you_mean
 from inferalign.core.seeds import derive
 from inferalign.core.types import Message, Prompt
 from inferalign.sandbox import lexicon as lex
@@ -94,7 +95,7 @@ def draw_request(kind: Kind, split: Split, rng: random.Random) -> Request:
 def prompts(kind: str, n: int, seed: int, split: str = "test") -> list[Prompt]:
     """`n` distinct prompts; prompt i depends on (kind, split, seed, i) and on the ones before it only to differ."""
     if kind not in KINDS:
-        raise InputError(f"unknown situation {kind!r}: the sandbox has {', '.join(KINDS)}")
+        raise UnknownName(f"unknown situation {kind!r}.{did_you_mean(kind, KINDS)} The sandbox has {', '.join(KINDS)}.")
     if split not in ("train", "test"):
         raise InputError(f"unknown split {split!r}: it is train or test")
     if n < 1:
