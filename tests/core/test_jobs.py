@@ -134,7 +134,7 @@ def test_failures_in_a_row_stop_the_run_but_not_what_is_in_flight() -> None:
         asyncio.run(run_jobs(items(100), work, on_result=lambda i, _: done.append(i.id), concurrency=2, max_failures=3))
     assert started == ["0", "1", "2", "3"]
     assert done == ["0"]
-    assert "repeat the same command" in str(caught.value)
+    assert "repeat to try the failed ones again" in str(caught.value)
 
 
 def test_a_success_ends_a_row_of_failures() -> None:

@@ -351,7 +351,7 @@ def matches_plain(model: Any, tolerance: float) -> bool:
         rows.step([0, 1], [branches[0][10], branches[1][10]])
         stepped = rows.step([0, 1], [branches[0][11], branches[1][11]])
         first = rows.first
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False  # A model that cannot take a 4-D mask, positions or a foreign cache says so in any of these ways.
     scale = max(1.0, float(plain.abs().max()))
     gaps = (together - plain[:2], stepped - plain[:2], first - plain[2])
