@@ -89,7 +89,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # whatever came, Ctrl-C too: leave no half-written file behind, and pass it on
             os.unlink(temporary)
             raise
         sync_directory(path.parent)

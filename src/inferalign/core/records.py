@@ -68,7 +68,7 @@ class RunFolder:
             writer = ShardWriter(records, spec.name, kind)
             try:
                 done = done_ids(path, kind)
-            except BaseException:
+            except BaseException:  # whatever came, Ctrl-C too: nobody else would release the shard; it goes on up
                 writer.close()
                 raise
         return cls(path, spec, writer, done)

@@ -120,10 +120,10 @@ class ShardWriter:
                 self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 self._open(name, kind)
-            except BaseException:
+            except BaseException:  # whatever came: no object is returned that could close this; it goes on up
                 os.close(self._handle)
                 raise
-        except BaseException:
+        except BaseException:  # likewise for the lock
             self._lock.release()
             raise
 
@@ -170,7 +170,7 @@ class ShardWriter:
                 rest = memoryview(line)
                 while rest:
                     rest = rest[os.write(self._handle, rest) :]
-            except BaseException:
+            except BaseException:  # Ctrl-C between two writes of a line, too: only whole lines stay; it goes on up
                 os.ftruncate(self._handle, self._size)
                 raise
         self._size += len(line)
