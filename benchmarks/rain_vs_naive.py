@@ -9,7 +9,7 @@ and then have it replaced by the same hash of the text; the stop value is out of
 whole budget. The two take turns after every inner iteration in one process, so that a busy machine slows both alike;
 nothing is extrapolated. They must commit the same tokens. Last stdout line: the same numbers as JSON.
 
-How much the naive side feeds in an iteration, and with it the ratio, depends on the length an answer may have
+How much the naive side feeds in an iteration depends on the length an answer may have
 (--room): random weights seldom end a clause, so simulations run up to it. The published code was measured at 41
 forwards and 3,565 tokens an iteration, under a limit that was not stated; the table prints both figures of this run.
 """
