@@ -53,6 +53,8 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    token_ids: TokenIds | None = None
+    """The conversation as it was already rendered, for one that came as token ids; None: the chat format renders it."""
 
     @property
     def text(self) -> str:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from inferalign.core.errors import InputError, ModelError
-from inferalign.core.types import Message, TokenIds
+from inferalign.core.types import Message, Prompt, TokenIds
 
 CLAUSE_MARKS = (",", ".", "?", ":", ";", "\n")
 TRANSCRIPT_MARKER = "\nHuman:"
@@ -48,6 +48,10 @@ class ChatFormat:
             "chat_template": "jinja" if self._template else "transcript",
             "chat_template_sha256": hashlib.sha256(self._template.encode()).hexdigest() if self._template else None,
         }
+
+    def prompt_ids(self, prompt: Prompt) -> TokenIds:
+        """What an answer to `prompt` follows: the ids that it came as, or its messages rendered."""
+        return self.render(prompt.messages) if prompt.token_ids is None else prompt.token_ids
 
     def render(self, messages: Sequence[Message]) -> TokenIds:
         """The conversation up to where the next answer begins. Raises `InputError` if the template refuses it."""

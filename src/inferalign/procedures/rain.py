@@ -98,7 +98,7 @@ class Search:
         self.engine, self.chat, self.guide, self.settings = rain.engine, rain.chat, rain.guide, rain.settings
         self.seed, self.prompt, self.max_new_tokens = rain.seed, prompt, rain.max_new_tokens
         self.usage = Usage()
-        self.prompt_ids = self.chat.render(prompt.messages)
+        self.prompt_ids = self.chat.prompt_ids(prompt)
         self.room = self._room()
         self.root = Node(())
         self.committed: TokenIds = ()

@@ -25,7 +25,7 @@ async def draw(
     So best-of-4's candidates are the first four of best-of-16's, and `sample` is draw 0. Temperature 0 is greedy.
     Raises `ContextOverflow` when the prompt fills the model's context.
     """
-    prefix = chat.render(prompt.messages)
+    prefix = chat.prompt_ids(prompt)
     if len(prefix) >= engine.context_length:
         raise ContextOverflow(
             f"prompt {prompt.id!r} takes {len(prefix)} tokens and the model's context has {engine.context_length}: "

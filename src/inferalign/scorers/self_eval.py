@@ -138,7 +138,7 @@ class SelfEval:
     def context(self, prompt: Prompt, token_ids: TokenIds) -> TokenIds:
         """Template, conversation from the last user turn on, and the answer's ids as they are."""
         if self.template.conversation == "chat":
-            return self.chat.render(prompt.messages) + token_ids
+            return self.chat.prompt_ids(prompt) + token_ids
         return self._preamble + self.chat.encode(TRANSCRIPT.replace("{user}", prompt.text)) + token_ids
 
     def room(self, prompt: Prompt) -> int:
