@@ -12,9 +12,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
 HEAVY = {"numpy", "scipy", "torch", "transformers"}
 TORCH = {"torch", "transformers"}
 TORCH_FILES = {
+    "custom_generate.py",
+    "custom_request.py",
+    "engines/live.py",
     "engines/local.py",
     "engines/prefix.py",
-    "engines/tree_forward.py",
+    "engines/lanes.py",
+    "engines/packed.py",
+    "engines/scheduler.py",
+    "engines/tree_requests.py",
     "engines/weights.py",
     "sandbox/recipe.py",
 }

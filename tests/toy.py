@@ -104,9 +104,13 @@ class CharChat:
     end_ids = frozenset({END})
     clause_end_ids = frozenset(map(ord, ",.?:;\n"))
     start_ids: TokenIds = ()
+    unsettled_ids = frozenset({END})
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
         self.stop_strings = stop_strings
+
+    def prompt_ids(self, prompt: Prompt) -> TokenIds:
+        return self.render(prompt.messages) if prompt.token_ids is None else prompt.token_ids
 
     def render(self, messages: Sequence[Message]) -> TokenIds:
         return self.encode("".join(f"[{m.role[0]}]{m.content}" for m in messages) + "[a]")

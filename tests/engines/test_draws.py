@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -90,5 +91,5 @@ def test_frequencies() -> None:
 
 
 def test_rows_are_drawn_each_by_its_own_rule() -> None:
-    picked = pick(np.stack([FOUR, FOUR, FOUR]), [row(), row(greedy=True), row(top_k=2)], [0.95, 0.95, 0.95])
+    picked = pick(torch.from_numpy(np.stack([FOUR, FOUR, FOUR])), [row(), row(greedy=True), row(top_k=2)], [0.95, 0.95, 0.95])
     assert [token for token, _ in picked] == [3, 1, 2]

@@ -18,7 +18,7 @@ from inferalign.engines.base import Continuation, Row
 from inferalign.engines.draws import draw
 from inferalign.engines.local import LocalEngine, load_local
 from inferalign.engines.table import LoadedModel, ModelOptions
-from inferalign.engines.tree_forward import PlainForward
+from inferalign.engines.tree_requests import PlainRequests
 
 KINDS = ("llama", "gpt2", "qwen")
 CHAT = (Message(role="user", content="How do I water a fern, and when?"),)
@@ -177,7 +177,8 @@ def test_more_questions_than_a_pass(llama: Loaded) -> None:
     prefixes = [(*llama.prefix, i, i + 1) for i in range(70)]
     engine, usage = fresh(llama.folder).engine, RoleUsage()
     answers = asyncio.run(engine.label_logprobs(prefixes, [5, 9], usage))
-    assert (usage.forward_calls, usage.tokens_fed) == (3, len(llama.prefix) + 2 * 70)
+    assert usage.forward_calls == pytest.approx(2), "two parts wait for what the first one feeds for all"
+    assert usage.tokens_fed == len(llama.prefix) + 2 * 70
     for prefix, answer in zip(prefixes, answers, strict=True):
         (alone,) = asyncio.run(llama.engine.label_logprobs([prefix], [5, 9], RoleUsage()))
         assert answer.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
@@ -302,7 +303,7 @@ def test_a_tree_mask_that_is_not_followed_is_noticed(llama: Loaded, monkeypatch:
     """A model that ignores positions must not pass the check at load."""
     from transformers import LlamaModel
 
-    from inferalign.engines.tree_forward import matches_plain
+    from inferalign.engines.tree_requests import matches_plain
 
     original = LlamaModel.forward
     with torch.inference_mode():
@@ -313,6 +314,6 @@ def test_a_tree_mask_that_is_not_followed_is_noticed(llama: Loaded, monkeypatch:
 
 def test_plain_forward_agrees_with_the_tree(llama: Loaded) -> None:
     with torch.inference_mode():
-        plain = PlainForward(llama.model).logits([llama.prefix], RoleUsage())[0]
+        plain = PlainRequests(llama.model).all_logits([llama.prefix], RoleUsage())[0]
     logits, _ = llama.plain(llama.prefix)
     np.testing.assert_allclose(plain.numpy(), logits, atol=1e-5)

@@ -1,7 +1,8 @@
 """Any `AutoModelForCausalLM` as an engine: one CPU or GPU, safetensors only, every prefix computed once.
 
 In float32 on a CPU it declares itself `exact`: draws are keyed by their row's seed and made from logits that depend on
-the prefix alone. `draws` says how a token is drawn, `tree_forward` how logits are computed, `prefix` what is kept.
+the prefix alone. `draws` says how a token is drawn, `tree_requests` what is fed for a request, `scheduler` what shares
+a pass, `packed` how a pass is computed, `prefix` and `lanes` what is kept.
 """
 
 from __future__ import annotations
@@ -18,28 +19,33 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from inferalign.core.errors import ContextOverflow, EngineError, ModelError
-from inferalign.core.seeds import uniforms
-from inferalign.core.types import Determinism, RoleUsage, StopReason, TokenIds
+from inferalign.core.types import Determinism, RoleUsage, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
 from inferalign.engines.chat import ChatFormat
-from inferalign.engines.draws import most_probable, pick
+from inferalign.engines.drafts import Draft
+from inferalign.engines.draws import most_probable
+from inferalign.engines.lanes import LanePool
+from inferalign.engines.packed import PackedModel
 from inferalign.engines.prefix import PrefixStore
+from inferalign.engines.scheduler import Scheduler
 from inferalign.engines.table import LoadedModel, ModelOptions
-from inferalign.engines.tree_forward import Forward, PlainForward, TreeForward, matches_plain
+from inferalign.engines.tree_requests import PlainRequests, Requests, TreeRequests, matches_plain
 from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""How far tree-masked logits may be from plain ones in the check at load, relative to the largest logit."""
+"""How far packed logits may be from plain ones in the check at load, relative to the largest logit."""
 
-ROWS_PER_PASS = 32
-"""Rows in one sequence, drawn or judged: a row sees only its own tokens there, and the mask grows with the square."""
+QUESTIONS_PER_FEED = 32
+"""Prefixes judged in one tree: its mask grows with the square."""
+COLUMNS_PER_FEED = 1024
+"""Rows times tokens that are drawn in one lane: a row sees only its own tokens there, but all are computed."""
 
 
 class LocalEngine:
-    """`Engine` over a transformers model. Requests run one at a time, each for its own prefix."""
+    """`Engine` over a transformers model. Whatever requests are in flight share its passes."""
 
     def __init__(self, model: Any, chat: ChatFormat, *, name: str, digest: str, cache_bytes: int) -> None:
         self.name = name
@@ -48,9 +54,15 @@ class LocalEngine:
         self._digest = digest
         config = model.config.get_text_config()
         self.context_length: int = getattr(config, "max_position_embeddings", None) or 2048
+        self.model = PackedModel(model)
         self.store = PrefixStore(cache_bytes)
+        like = torch.empty(0, dtype=self._dtype, device=self._device)
+        self.lanes = LanePool(self.store, self.model.shape, like, cache_bytes)
+        self._scheduler = Scheduler(self.model, self.lanes)
         self.reuses_prefixes = not _windowed(config) and _matches(model)
-        self._forward: Forward = TreeForward(model, self.store) if self.reuses_prefixes else PlainForward(model)
+        self._requests: Requests = (
+            TreeRequests(self.model, self.store, self.lanes) if self.reuses_prefixes else PlainRequests(model)
+        )
         if not self.reuses_prefixes:
             warnings.warn(
                 f"{name}: this architecture's cache cannot be forked exactly (a sliding window or a recurrent state), "
@@ -79,18 +91,19 @@ class LocalEngine:
         self._check(prefix, room=1)
         for row in rows:
             _check_row(row)
-        found: list[Continuation] = []
-        for first in range(0, len(rows), ROWS_PER_PASS):
-            await asyncio.sleep(0)
-            with torch.inference_mode():
-                found += self._sample(prefix, rows[first : first + ROWS_PER_PASS], usage)
-        return found
+        room = self.context_length - len(prefix)
+        drafts = [Draft(row, self._chat, room) for row in rows]
+        longest = max(min(row.max_new_tokens, room) for row in rows) if rows else 1
+        together = max(1, COLUMNS_PER_FEED // max(1, longest))
+        groups = [drafts[first : first + together] for first in range(0, len(drafts), together)]
+        await asyncio.gather(
+            *(self._scheduler.ask(prefix, self._requests.grow(prefix, group, usage)) for group in groups)
+        )
+        return [draft.continuation() for draft in drafts]
 
     async def top_tokens(self, prefix: TokenIds, k: int, usage: RoleUsage) -> TopTokens:
         self._check(prefix)
-        await asyncio.sleep(0)
-        with torch.inference_mode():
-            logprobs = self._logprobs([prefix], usage)[0]
+        logprobs = (await self._logprobs([prefix], usage))[0]
         order = most_probable(logprobs, k)
         return TopTokens(token_ids=tuple(map(int, order)), logprobs=tuple(map(float, logprobs[order])))
 
@@ -99,24 +112,28 @@ class LocalEngine:
     ) -> list[LabelLogprobs]:
         for prefix in prefixes:
             self._check(prefix)
-        found: list[LabelLogprobs] = []
-        for first in range(0, len(prefixes), ROWS_PER_PASS):
-            await asyncio.sleep(0)
-            with torch.inference_mode():
-                chosen = self._logprobs(prefixes[first : first + ROWS_PER_PASS], usage)[:, list(labels)]
-            found += [LabelLogprobs(logprobs=tuple(map(float, r)), mass=float(np.exp(r).sum())) for r in chosen]
-        return found
+        parts = [prefixes[first : first + QUESTIONS_PER_FEED] for first in range(0, len(prefixes), QUESTIONS_PER_FEED)]
+        found = await asyncio.gather(*(self._logprobs(part, usage) for part in parts))
+        chosen = [row[list(labels)] for part in found for row in part]
+        return [LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum())) for row in chosen]
 
     async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
         """Mean last-layer states of `prefix[start:]` for each start, `[len(starts), hidden]`."""
         self._check(prefix)
         if wrong := [start for start in starts if not 0 <= start < len(prefix)]:
             raise EngineError(f"start {wrong[0]} was given for {len(prefix)} tokens: expected 0 to {len(prefix) - 1}")
-        await asyncio.sleep(0)
         first = min(starts)
-        with torch.inference_mode():
-            states = self._forward.hidden(prefix, first, usage).float().cpu().numpy()
+        states = await self._scheduler.ask(prefix, self._requests.hidden(prefix, first, usage))
+        states = states.float().cpu().numpy()
         return np.stack([states[start - first :].mean(axis=0) for start in starts])
+
+    def forget(self, prefix: TokenIds, keep: TokenIds | None = None) -> None:
+        """Nobody will ask for what follows `prefix` but on the way of `keep`; with None, nor for `prefix` itself."""
+        if keep is None:
+            self.store.drop(prefix)
+            self.lanes.forget(prefix)
+        else:
+            self.store.prune(prefix, keep)
 
     def _check(self, prefix: TokenIds, room: int = 0) -> None:
         if not 0 < len(prefix) <= self.context_length - room:
@@ -125,32 +142,11 @@ class LocalEngine:
                 f"{' with room for an answer' if room else ''}: shorten the prompt, or name one with a longer context"
             )
 
-    def _logprobs(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> NDArray[np.float64]:
+    async def _logprobs(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> NDArray[np.float64]:
         """Log-softmax at temperature 1, `[len(prefixes), vocab]`."""
-        logits = self._forward.logits(prefixes, usage)
+        logits = await self._scheduler.ask(prefixes[0], self._requests.logits(prefixes, usage))
         logprobs: NDArray[np.float64] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
         return logprobs
-
-    def _sample(self, prefix: TokenIds, rows: Sequence[Row], usage: RoleUsage) -> list[Continuation]:
-        growing = self._forward.rows(prefix, len(rows), usage)
-        drafts = [Draft(row, self._chat) for row in rows]
-        room = self.context_length - len(prefix)
-        active = [i for i, draft in enumerate(drafts) if draft.stop is None]
-        logits = growing.first.expand(len(active), -1)
-        while active:
-            picked = pick(
-                logits.double().cpu().numpy(),
-                [drafts[i].row for i in active],
-                [drafts[i].next_uniform() for i in active],
-            )
-            usage.new_tokens += len(active)
-            for i, (token, logprob) in zip(active, picked, strict=True):
-                drafts[i].add(token, logprob, room)
-            active = [i for i in active if drafts[i].stop is None]
-            if active:
-                logits = growing.step(active, [drafts[i].token_ids[-1] for i in active])
-        growing.keep()
-        return [draft.continuation() for draft in drafts]
 
 
 def _check_row(row: Row) -> None:
@@ -158,52 +154,6 @@ def _check_row(row: Row) -> None:
         raise EngineError(f"a row has temperature {row.temperature}: expected more than 0 (greedy is `greedy=True`)")
     if row.top_k is not None and row.top_k < 1:
         raise EngineError(f"a row has top_k {row.top_k}: expected at least 1, or None to keep every token")
-
-
-class Draft:
-    """One row while it grows."""
-
-    def __init__(self, row: Row, chat: ChatFormat) -> None:
-        self.row = row
-        self.token_ids: list[int] = []
-        self.stop: StopReason | None = None
-        self._chat = chat
-        self._logprobs: list[float] = []
-        self._uniforms = uniforms(row.seed, row.max_new_tokens)
-        if row.max_new_tokens == 0:
-            self.stop = StopReason.LENGTH
-
-    def next_uniform(self) -> float:
-        return float(self._uniforms[len(self.token_ids)])
-
-    def add(self, token: int, logprob: float, room: int) -> None:
-        """Take a drawn token, and stop where the row says."""
-        row = self.row
-        if token in row.stop_ids:
-            self.stop = StopReason.END
-            return
-        self.token_ids.append(token)
-        self._logprobs.append(logprob)
-        if row.stop_strings and self._cut_at_marker():
-            self.stop = StopReason.END
-        elif token in row.pause_ids:
-            self.stop = StopReason.PARTIAL
-        elif len(self.token_ids) >= row.max_new_tokens:
-            self.stop = StopReason.LENGTH
-        elif len(self.token_ids) >= room:
-            self.stop = StopReason.CONTEXT
-
-    def continuation(self) -> Continuation:
-        logprobs = tuple(self._logprobs[: len(self.token_ids)])
-        assert self.stop is not None
-        return Continuation(token_ids=tuple(self.token_ids), stop=self.stop, logprobs=logprobs)
-
-    def _cut_at_marker(self) -> bool:
-        text = self._chat.decode(self.token_ids)
-        starts = [text.index(marker) for marker in self.row.stop_strings if marker in text]
-        while starts and len(self._chat.decode(self.token_ids)) > min(starts):
-            self.token_ids.pop()
-        return bool(starts)
 
 
 def load_local(name: str, options: ModelOptions) -> LoadedModel:

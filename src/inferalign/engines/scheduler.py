@@ -1,0 +1,157 @@
+"""Many requests, one pass at a time: what is ready goes into the next forward, whoever asked for it.
+
+Searches are coroutines. Each asks, and sleeps until its answer is there; when all of them sleep, the scheduler packs
+what they wait for (prefixes and single tokens alike: nothing is padded), runs it, and wakes those whose answers are
+complete. A request that ends makes room for the next at once, so nobody waits for the slowest. What two requests need
+is computed once: one that would feed the beginning that another is feeding now waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from inferalign.core.errors import EngineError
+from inferalign.core.types import TokenIds
+from inferalign.engines.packed import Fed, Feed
+from inferalign.engines.prefix import common_length
+
+PASS_TOKENS = 2048
+"""Tokens of one pass at most: beyond a few hundred, more of them only cost memory."""
+WORTH_WAITING = 8
+"""A shared beginning of fewer tokens is fed twice rather than waited for."""
+
+
+class Runs(Protocol):
+    """The model: `PackedModel.run`."""
+
+    def run(self, feeds: Sequence[Feed]) -> list[Fed]: ...
+
+
+class Memory(Protocol):
+    """What decides whether another request may start: the lanes and the store."""
+
+    @property
+    def full(self) -> bool: ...
+
+    def known(self, token_ids: TokenIds) -> int: ...
+
+
+@dataclass(eq=False)
+class _Job:
+    prefix: TokenIds
+    steps: Generator[Feed, Fed, Any]
+    answer: asyncio.Future[Any]
+    feed: Feed | None = None
+    """What it waits for; None before its first step."""
+    filling: bool = False
+    """Whether its prefix was not known when it started, and is being fed."""
+
+
+class Scheduler:
+    """Runs the requests of one event loop at a time."""
+
+    def __init__(self, model: Runs, memory: Memory) -> None:
+        self._model, self._memory = model, memory
+        self._waiting: list[_Job] = []
+        self._running: list[_Job] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def ask(self, prefix: TokenIds, steps: Generator[Feed, Fed, Any]) -> Any:
+        """Run a request to its answer. `prefix` is what it feeds first."""
+        loop = asyncio.get_running_loop()
+        if self._pump is not None and not self._pump.done():
+            if self._pump.get_loop() is not loop:
+                raise EngineError(
+                    "this model is in use by another event loop: load it once for each thread that uses it, or send "
+                    "all requests from one loop"
+                )
+        else:
+            self._pump = loop.create_task(self._run())
+        job = _Job(prefix, steps, loop.create_future())
+        self._waiting.append(job)
+        try:
+            return await job.answer
+        finally:
+            if not job.answer.done() or job.answer.cancelled():
+                self._withdraw(job)
+
+    def _withdraw(self, job: _Job) -> None:
+        """Whoever asked has gone: let go of what the request holds."""
+        for jobs in (self._waiting, self._running):
+            if job in jobs:
+                jobs.remove(job)
+        job.steps.close()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                # Two rounds: those that were woken ask again in the first, those that they woke in the second.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                if not self._waiting and not self._running:
+                    return
+                with torch.inference_mode():
+                    self._admit()
+                    self._pass()
+        except BaseException as error:  # also cancellation and Ctrl-C: nobody may be left waiting for a dead pump
+            for job in [*self._waiting, *self._running]:
+                job.steps.close()
+                if not job.answer.done():
+                    job.answer.set_exception(error) if isinstance(error, Exception) else job.answer.cancel()
+            self._waiting, self._running = [], []
+            raise
+
+    def _admit(self) -> None:
+        """Start what waits, in order, unless memory is full or a running request is feeding what it needs, too."""
+        later = []
+        for place, job in enumerate(self._waiting):
+            if self._running and self._memory.full:
+                later += self._waiting[place:]
+                break
+            known = self._memory.known(job.prefix)
+            if any(
+                other.filling and common_length(other.prefix, job.prefix) - known >= WORTH_WAITING
+                for other in self._running
+            ):
+                later.append(job)
+                continue
+            job.filling = known < len(job.prefix)
+            self._running.append(job)
+            self._advance(job, None)
+        self._waiting = later
+
+    def _pass(self) -> None:
+        """One forward over what the running requests wait for, oldest first."""
+        chosen: list[_Job] = []
+        tokens = 0
+        for job in self._running:
+            assert job.feed is not None
+            if chosen and tokens + len(job.feed.token_ids) > PASS_TOKENS:
+                continue
+            chosen.append(job)
+            tokens += len(job.feed.token_ids)
+        if not chosen:
+            return
+        results = self._model.run([job.feed for job in chosen if job.feed is not None])
+        for job, fed in zip(chosen, results, strict=True):
+            self._advance(job, fed)
+
+    def _advance(self, job: _Job, fed: Fed | None) -> None:
+        """Hand a request what it waited for, up to its next wish or its end."""
+        try:
+            job.feed = next(job.steps) if fed is None else job.steps.send(fed)
+            if job.filling and fed is not None:
+                job.filling = self._memory.known(job.prefix) < len(job.prefix)
+        except StopIteration as end:
+            self._running.remove(job)
+            if not job.answer.done():
+                job.answer.set_result(end.value)
+        except Exception as error:  # this request's own trouble (a NaN drawn from): the others go on
+            self._running.remove(job)
+            if not job.answer.done():
+                job.answer.set_exception(error)

@@ -1,0 +1,391 @@
+"""What an engine is asked, as generators: each yields the tokens it wants fed next and is sent what came of them.
+
+A request knows its own prefixes only. It runs in a lane, feeds nothing that the store knows, and leaves there what
+later requests may ask for. Rows alike so far are one node of a tree, fed once. The scheduler decides which requests
+share a pass; nothing here depends on it.
+
+`TreeRequests` is for models that `matches_plain`; `PlainRequests` is the slow and certain way for all others: whole
+sequences, one at a time, nothing kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inferalign.core.types import RoleUsage, TokenIds
+from inferalign.engines.drafts import Draft
+from inferalign.engines.lanes import Lane, LanePool, Trunk
+from inferalign.engines.packed import Fed, Feed, PackedModel, causal_mask
+from inferalign.engines.prefix import Piece, PrefixStore, common_prefix, length
+
+CHUNK = 512
+"""Tokens of a prefix in one pass: its mask grows with the square."""
+
+Steps = Generator[Feed, Fed, None]
+
+
+class Requests(Protocol):
+    """Generators that end with their answer. `RoleUsage` is charged what each one costs."""
+
+    def logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        """Next-token logits after each prefix, `[len(prefixes), vocab]`."""
+        ...
+
+    def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
+        """Draw every draft to its end."""
+        ...
+
+    def hidden(self, prefix: TokenIds, start: int, usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        """Last-layer states of `prefix[start:]`, `[n, hidden]`."""
+        ...
+
+
+class TreeRequests:
+    """Requests over a packed model, its lanes and its store."""
+
+    def __init__(self, model: PackedModel, store: PrefixStore, lanes: LanePool) -> None:
+        self._model, self._store, self._lanes = model, store, lanes
+
+    def logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        unique = list(dict.fromkeys(prefixes))
+        stem = common_prefix(unique)
+        lane, pieces = self._lanes.take(stem)
+        try:
+            known = length(pieces)
+            usage.tokens_reused += known
+            while len(stem) - known > CHUNK:
+                known = yield from self._prefill(lane, stem[: known + CHUNK], known, usage)
+            tokens, parents, ends = _token_tree(unique, stem, known)
+            last = _last_state(pieces) if -1 in ends else None
+            wanted = [end for end in ends if end >= 0]
+            fed = yield self._feed(lane, tokens, parents, known, usage, wanted, () if last is None else (last,))
+            grown = len(stem) - known
+            if grown:
+                self._keep(lane, stem, known, fed.hidden[:grown])
+        finally:
+            self._lanes.release(lane)
+        rows = iter(range(len(wanted)))
+        row_of = {p: next(rows) if end >= 0 else len(wanted) for p, end in zip(unique, ends, strict=True)}
+        places = [row_of[prefix] for prefix in prefixes]
+        return fed.logits if places == list(range(len(fed.logits))) else fed.logits[places]
+
+    def hidden(self, prefix: TokenIds, start: int, usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        pieces = self._store.match(prefix)
+        if length(pieces) < len(prefix):
+            lane, pieces = self._lanes.take(prefix)
+            try:
+                known = length(pieces)
+                usage.tokens_reused += known
+                parts = [piece.segment.hidden[: piece.take] for piece in pieces]
+                while known < len(prefix):
+                    end = min(known + CHUNK, len(prefix))
+                    fed = yield self._chain(lane, prefix[known:end], known, usage)
+                    self._keep(lane, prefix[:end], known, fed.hidden)
+                    parts.append(fed.hidden)
+                    known = end
+            finally:
+                self._lanes.release(lane)
+            return torch.cat(parts)[start:]
+        usage.tokens_reused += len(prefix)
+        return states_from(pieces, start)
+
+    def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
+        lane, pieces = self._lanes.take(prefix)
+        try:
+            known = length(pieces)
+            usage.tokens_reused += known
+            while len(prefix) - known > CHUNK:
+                known = yield from self._prefill(lane, prefix[: known + CHUNK], known, usage)
+            if known < len(prefix):
+                feed = self._chain(lane, prefix[known:], known, usage)
+                feed.wanted = (len(prefix) - known - 1,)
+                fed = yield feed
+                self._keep(lane, prefix, known, fed.hidden)
+            else:
+                fed = yield Feed(lane=lane, usage=usage, states=(_last_state(pieces),))
+            rows = _Rows(self._store, lane, prefix, usage)
+            try:
+                yield from rows.grow(drafts, fed.logits)
+            finally:
+                rows.keep()
+        finally:
+            self._lanes.release(lane)
+
+    def _prefill(
+        self, lane: Lane, upto: TokenIds, known: int, usage: RoleUsage
+    ) -> Generator[Feed, Fed, int]:
+        """Feed what is not known of `upto`, which is now known."""
+        fed = yield self._chain(lane, upto[known:], known, usage)
+        self._keep(lane, upto, known, fed.hidden)
+        return len(upto)
+
+    def _chain(self, lane: Lane, tokens: TokenIds, depth: int, usage: RoleUsage) -> Feed:
+        """Tokens that follow each other, the first one at `depth`."""
+        positions = np.arange(depth, depth + len(tokens))
+        return Feed(lane=lane, usage=usage, token_ids=list(tokens), positions=positions)
+
+    def _feed(
+        self,
+        lane: Lane,
+        tokens: list[int],
+        parents: list[int],
+        depth: int,
+        usage: RoleUsage,
+        wanted: Sequence[int],
+        states: Sequence[torch.Tensor],
+    ) -> Feed:
+        """A tree of tokens that hangs from the lane's end at `depth`: parent -1 is that end."""
+        feed = Feed(lane=lane, usage=usage, token_ids=tokens, wanted=wanted, states=states)
+        if parents == list(range(-1, len(tokens) - 1)):
+            feed.positions = np.arange(depth, depth + len(tokens))
+            return feed
+        sees, feed.positions = _ancestors(parents, depth)
+        mask = torch.zeros(len(tokens), lane.length + len(tokens), dtype=self._model.dtype)
+        mask[:, lane.length :].masked_fill_(torch.from_numpy(~sees), -torch.inf)
+        feed.mask = mask.to(self._model.device)
+        return feed
+
+    def _keep(self, lane: Lane, token_ids: TokenIds, first: int, hidden: torch.Tensor) -> None:
+        """What was fed of `token_ids` from `first` on lies in the lane; let the store and the lane know it."""
+        begin, end = first - lane.offset, len(token_ids) - lane.offset
+        self._store.insert(token_ids, lane.kv[..., begin:end, :], hidden)
+        lane.token_ids = token_ids[lane.offset :]
+        lane.length = end
+
+
+class _Rows:
+    """Drafts that grow from one prefix at the end of its lane."""
+
+    def __init__(self, store: PrefixStore, lane: Lane, prefix: TokenIds, usage: RoleUsage) -> None:
+        self._store, self._lane, self._prefix, self._usage = store, lane, prefix, usage
+        self._base = lane.length
+        self._states: dict[int, torch.Tensor] = {}
+        """Last-layer state of each slot."""
+        self._paths: list[tuple[TokenIds, list[int]]] = []
+        """Finished rows: tokens fed, and their slots."""
+
+    def grow(self, drafts: Sequence[Draft], first: torch.Tensor) -> Steps:
+        """`first` are the logits after the prefix, `[1, vocab]`."""
+        active = [draft for draft in drafts if draft.stop is None]
+        slots: dict[int, list[int]] = {id(draft): [] for draft in active}
+        cursor = {id(draft): self._end() for draft in active}
+        logits, depth = first.expand(len(active), -1), len(self._prefix)
+        sees = np.ones((1, self._base), dtype=bool)
+        node_of = dict.fromkeys(slots, 0)
+        while active:
+            Draft.extend(active, logits)
+            self._usage.new_tokens += len(active)
+            for draft in active:
+                if draft.stop is not None and slots[id(draft)]:
+                    self._paths.append((tuple(draft.drawn[: len(slots[id(draft)])]), slots[id(draft)]))
+            active = [draft for draft in active if draft.stop is None]
+            if not active:
+                return
+            grown = [(node_of[id(draft)], draft.drawn[-1]) for draft in active]
+            nodes = {node: i for i, node in enumerate(dict.fromkeys(grown))}
+            cursors: list[Piece | None] = [None] * len(nodes)
+            for draft, node in zip(active, grown, strict=True):
+                if cursors[nodes[node]] is None:
+                    cursors[nodes[node]] = _next(cursor[id(draft)], node[1])
+            order, logits, sees = yield from self._step(nodes, cursors, sees, depth)
+            places = [nodes[node] for node in grown]
+            for draft, place in zip(active, places, strict=True):
+                slots[id(draft)].append(order[place])
+                cursor[id(draft)] = cursors[place]
+                node_of[id(draft)] = place
+            logits = logits if places == list(range(len(logits))) else logits[places]
+            depth += 1
+
+    def _step(
+        self,
+        nodes: dict[tuple[int, int], int],
+        cursors: Sequence[Piece | None],
+        sees: NDArray[np.bool_],
+        depth: int,
+    ) -> Generator[Feed, Fed, tuple[list[int], torch.Tensor, NDArray[np.bool_]]]:
+        """Feed the nodes that the store does not know. Their slots, their logits `[nodes, vocab]`, what each sees."""
+        lane, at = self._lane, self._lane.length
+        known = [i for i, piece in enumerate(cursors) if piece is not None]
+        new = [i for i, piece in enumerate(cursors) if piece is None]
+        slot = {i: at + k for k, i in enumerate([*known, *new])}
+        wide = np.zeros((len(nodes), at + len(nodes)), dtype=bool)
+        wide[:, : sees.shape[1]] = sees[[parent for parent, _ in nodes]]
+        wide[np.arange(len(nodes)), [slot[i] for i in range(len(nodes))]] = True
+        lane.reserve(at + len(nodes))
+        for i in known:
+            segment, take = cursors[i]  # type: ignore[misc]
+            lane.write(segment.kv[..., take - 1 : take, :], slot[i])
+            self._states[slot[i]] = segment.hidden[take - 1]
+        lane.length = at + len(known)
+        self._usage.tokens_reused += len(known)
+        tokens = [token for _, token in nodes]
+        feed = Feed(
+            lane=lane,
+            usage=self._usage,
+            token_ids=[tokens[i] for i in new],
+            positions=np.full(len(new), depth),
+            wanted=range(len(new)),
+            states=[self._states[slot[i]] for i in known],
+        )
+        if not wide[new].all():
+            mask = torch.zeros(len(new), at + len(nodes), dtype=lane.kv.dtype)
+            feed.mask = mask.masked_fill_(torch.from_numpy(~wide[new]), -torch.inf).to(lane.kv.device)
+        fed = yield feed
+        for k, i in enumerate(new):
+            self._states[slot[i]] = fed.hidden[k]
+        row_of = {i: k for k, i in enumerate([*new, *known])}
+        places = [row_of[i] for i in range(len(nodes))]
+        logits = fed.logits if places == list(range(len(places))) else fed.logits[places]
+        return [slot[i] for i in range(len(nodes))], logits, wide
+
+    def _end(self) -> Piece | None:
+        """Where the prefix ends in the store."""
+        pieces = self._store.match(self._prefix)
+        return pieces[-1] if length(pieces) == len(self._prefix) else None
+
+    def keep(self) -> None:
+        """Make what the finished rows fed known to later requests."""
+        for tokens, slots in self._paths:
+            index = torch.tensor(slots, device=self._lane.kv.device)
+            states = torch.stack([self._states[slot] for slot in slots])
+            self._store.insert(self._prefix + tokens, self._lane.kv[..., index, :], states)
+
+
+class PlainRequests:
+    """Every request by whole sequences, one at a time: nothing is kept, nothing is shared, nothing can go wrong."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        return self.all_logits(prefixes, usage)
+        yield
+
+    def hidden(self, prefix: TokenIds, start: int, usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        states: torch.Tensor = self._run(prefix, usage, hidden=True).hidden_states[-1][0, start:]
+        return states
+        yield
+
+    def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
+        while active := [draft for draft in drafts if draft.stop is None]:
+            Draft.extend(active, self.all_logits([prefix + tuple(draft.drawn) for draft in active], usage))
+            usage.new_tokens += len(active)
+        return
+        yield
+
+    def all_logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> torch.Tensor:
+        return torch.stack([self._run(prefix, usage).logits[0, -1].float() for prefix in prefixes])
+
+    def _run(self, prefix: TokenIds, usage: RoleUsage, *, hidden: bool = False) -> Any:
+        usage.tokens_fed += len(prefix)
+        usage.forward_calls += 1
+        ids = torch.tensor([prefix], device=self._model.device)
+        return self._model(input_ids=ids, use_cache=False, output_hidden_states=hidden)
+
+
+def states_from(pieces: Sequence[Piece], start: int) -> torch.Tensor:
+    """Last-layer states of a known prefix from `start` on."""
+    parts, at = [], 0
+    for segment, take in pieces:
+        if at + take > start:
+            parts.append(segment.hidden[max(0, start - at) : take])
+        at += take
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _last_state(pieces: Sequence[Piece]) -> torch.Tensor:
+    return pieces[-1].segment.hidden[pieces[-1].take - 1]
+
+
+def _next(piece: Piece | None, token: int) -> Piece | None:
+    """Where the store has `token` after a place in it; None when it does not know, or the place has changed."""
+    if piece is None:
+        return None
+    segment, take = piece
+    if take < len(segment.token_ids):
+        return Piece(segment, take + 1) if segment.token_ids[take] == token else None
+    child = segment.children.get(token) if take == len(segment.token_ids) else None
+    return Piece(child, 1) if child else None
+
+
+def _token_tree(prefixes: list[TokenIds], stem: TokenIds, known: int) -> tuple[list[int], list[int], list[int]]:
+    """Tokens still to be fed, each one's parent among them (-1: the known prefix), and each prefix's last token."""
+    tokens = list(stem[known:])
+    parents = list(range(-1, len(tokens) - 1))
+    places: dict[tuple[int, int], int] = {}
+    ends = []
+    for prefix in prefixes:
+        at = len(stem) - known - 1
+        for token in prefix[len(stem) :]:
+            if (at, token) not in places:
+                places[at, token] = len(tokens)
+                tokens.append(token)
+                parents.append(at)
+            at = places[at, token]
+        ends.append(at)
+    return tokens, parents, ends
+
+
+def _ancestors(parents: list[int], depth: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which tokens each token of a tree sees among them, `[n, n]`, and its position, roots at `depth`."""
+    count = len(parents)
+    sees = np.eye(count, dtype=bool)
+    positions = np.full(count, depth)
+    for i, parent in enumerate(parents):
+        if parent >= 0:
+            sees[i, : parent + 1] = sees[parent, : parent + 1]
+            positions[i] = positions[parent] + 1
+    return sees, positions
+
+
+def matches_plain(model: Any, tolerance: float) -> bool:
+    """Whether packed passes give this model's own logits: two branches of a short probe, in one feed and in steps.
+
+    Two lanes are in the pass, one of them on a trunk, so that every form of attention is tried.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    probe = tuple(int(i) % vocabulary for i in np.random.Generator(np.random.Philox(key=0)).integers(0, vocabulary, 14))
+    branches = [probe[:10] + probe[10:12], probe[:10] + probe[12:14]]
+    plain = PlainRequests(model).all_logits([*branches, probe[:10], probe[:4]], RoleUsage())
+    try:
+        found = _probe(PackedModel(model), branches, probe)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False  # A model that cannot take positions or foreign attention says so in any of these ways.
+    scale = max(1.0, float(plain.abs().max()))
+    return bool(((found - plain).abs() <= tolerance * scale).all())
+
+
+def _probe(packed: PackedModel, branches: list[TokenIds], probe: TokenIds) -> torch.Tensor:
+    """The logits that `matches_plain` compares: of both branches, fed in two steps after a trunk, and of two chains."""
+    usage = RoleUsage()
+
+    def feed(lane: Lane, tokens: Sequence[int], depth: int, **options: Any) -> Feed:
+        return Feed(
+            lane=lane, usage=usage, token_ids=list(tokens), positions=np.arange(depth, depth + len(tokens)), **options
+        )
+
+    layers, heads, dim = packed.shape
+    like = torch.empty(0, dtype=packed.dtype, device=packed.device)
+    first, other = (Lane(like.new_empty(layers, 2, heads, 16, dim), None) for _ in range(2))
+    stem, chain = packed.run([feed(first, probe[:10], 0, wanted=[9]), feed(other, probe[:4], 0, wanted=[3])])
+    trunk = Trunk(probe[:6], first.kv[..., :6, :].clone())
+    grown = Lane(like.new_empty(layers, 2, heads, 16, dim), trunk)
+    grown.write(first.kv[..., 6:10, :], 0)
+    grown.length = 4
+    apart = causal_mask(2, 4, like)
+    apart[1, 4] = -torch.inf
+    level = feed(grown, [branch[10] for branch in branches], 10, mask=apart)
+    level.positions = np.full(2, 10)
+    packed.run([level])
+    seen = torch.full((2, 8), -torch.inf, dtype=packed.dtype, device=packed.device)
+    seen[:, :4] = 0
+    seen[0, 4] = seen[0, 6] = seen[1, 5] = seen[1, 7] = 0
+    last = feed(grown, [branch[11] for branch in branches], 11, mask=seen, wanted=range(2))
+    last.positions = np.full(2, 11)
+    (ends,) = packed.run([last])
+    return torch.cat([ends.logits, stem.logits, chain.logits])
