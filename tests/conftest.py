@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import build_gpt2, build_llama, build_qwen
+from tests.plain import QUESTION
 
 SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
 
@@ -35,3 +36,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     if any((SOURCE / "sandbox" / "model").glob("*.safetensors")):
         return "sandbox"
     return str(build_llama(tmp_path_factory.mktemp("small"), context=8192))
+
+
+@pytest.fixture(scope="session")
+def short_template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A self-evaluation template that quotes the user and fits the random models' contexts."""
+    path = tmp_path_factory.mktemp("template") / "short.toml"
+    path.write_text(QUESTION)
+    return str(path)

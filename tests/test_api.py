@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,44 @@ def test_async_and_sync_say_the_same(model: LoadedModel) -> None:
         return await inferalign.agenerate(model, "sample", ["a"], sampling=SHORT)
 
     assert answers(asyncio.run(inside())) == answers(inferalign.generate(model, "sample", ["a"], sampling=SHORT))
+
+
+def test_trees_without_a_run_are_refused(model: LoadedModel) -> None:
+    with pytest.raises(InputError, match="trees need a run folder: give `run`"):
+        inferalign.generate(model, "rain", ["a"], trees=True)
+
+
+def streamed(*arguments: Any, **options: Any) -> list[inferalign.Piece]:
+    async def collect() -> list[inferalign.Piece]:
+        return [piece async for piece in inferalign.stream(*arguments, **options)]
+
+    return asyncio.run(collect())
+
+
+def test_a_procedure_that_does_not_search_streams_its_answer_in_one_piece(model: LoadedModel) -> None:
+    (piece,) = streamed(model, "random-of-n:2", "a", seed=1, sampling=SHORT)
+    (result,) = inferalign.generate(model, "random-of-n:2", ["a"], seed=1, sampling=SHORT)
+    assert (piece.text, piece.token_ids) == (result.response.text, result.response.token_ids)
+    assert piece.result is not None
+    assert piece.result.candidates == result.candidates
+
+
+def test_a_search_streams_what_generate_gives(model: LoadedModel, short_template: str) -> None:
+    options: dict[str, Any] = {"seed": 2, "scorer": short_template, "sampling": SHORT}
+    options["rain"] = replace(DEFAULT, max_iterations=6, extra_iterations=3)
+    pieces = streamed(model, "rain", "a", **options)
+    (result,) = inferalign.generate(model, "rain", ["a"], **options)
+    assert "".join(piece.text for piece in pieces) == result.response.text
+    assert len(pieces) > 1
+    assert pieces[-1].result is not None
+    assert pieces[-1].result.trace["budget"] == result.trace["budget"]
+
+
+def test_what_cannot_be_streamed_is_told_at_once(model: LoadedModel) -> None:
+    with pytest.raises(InputError, match="Did you mean 'rain'"):
+        inferalign.stream(model, "rian", "a")
+    with pytest.raises(InputError, match="user turn"):
+        inferalign.stream(model, "sample", " ")
 
 
 def test_the_oracle_is_no_guide_unless_asked_for(model: LoadedModel) -> None:

@@ -26,5 +26,19 @@ def test_resume(small_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith("4 results, 4 records")
 
 
+def test_stream(small_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("stream.py", small_model)
+    *answer, spent = capsys.readouterr().out.splitlines()
+    assert answer
+    assert "searched_tokens" in spent
+
+
+def test_transformers_generate(small_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("transformers_generate.py", small_model)
+    labels = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert labels == ["greedy", "RAIN"] * 2
+
+
 def test_every_example_is_run() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"procedures.py", "resume.py"}
+    ran = {"procedures.py", "resume.py", "stream.py", "transformers_generate.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == ran

@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inferalign.api import agenerate, generate
+    from inferalign.api import agenerate, generate, stream
     from inferalign.core.errors import InferalignError
-    from inferalign.core.types import Candidate, Completion, Message, Prompt, Result, Score, Unscored, Usage
+    from inferalign.core.types import Candidate, Completion, Message, Piece, Prompt, Result, Score, Unscored, Usage
+    from inferalign.custom_generate import rain
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ _HOMES = {
     "Completion": "inferalign.core.types",
     "InferalignError": "inferalign.core.errors",
     "Message": "inferalign.core.types",
+    "Piece": "inferalign.core.types",
     "Prompt": "inferalign.core.types",
     "Result": "inferalign.core.types",
     "Score": "inferalign.core.types",
@@ -27,6 +29,8 @@ _HOMES = {
     "Usage": "inferalign.core.types",
     "agenerate": "inferalign.api",
     "generate": "inferalign.api",
+    "rain": "inferalign.custom_generate",
+    "stream": "inferalign.api",
 }
 
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "Completion",
     "InferalignError",
     "Message",
+    "Piece",
     "Prompt",
     "Result",
     "Score",
@@ -41,6 +46,8 @@ __all__ = [
     "Usage",
     "agenerate",
     "generate",
+    "rain",
+    "stream",
 ]
 
 

@@ -10,25 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from inferalign.core.config import to_dict
 from inferalign.core.environment import environment
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import dump_json, write_json_atomic
-from inferalign.core.jobs import QUIET, Progress, run_jobs
+from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.records import RunFolder, done_ids, read_records
 from inferalign.core.results import from_record, metrics, to_record
-from inferalign.core.types import Message, Prompt, Result
+from inferalign.core.types import Message, Piece, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load
-from inferalign.procedures.base import Procedure, Sampling
+from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.procedures.table import PROCEDURES, build, parse
 from inferalign.scorers.table import build_scorer
 
 KIND = "generate"
 METRICS = "metrics.json"
+TREES = "trees"
 PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
 
 
@@ -47,6 +48,7 @@ def generate(
     concurrency: int = 1,
     shard: str | None = None,
     allow_oracle_guide: bool = False,
+    trees: bool = False,
     progress: Progress = QUIET,
 ) -> list[Result]:
     """`agenerate` for programs that are not async."""
@@ -64,6 +66,7 @@ def generate(
         concurrency=concurrency,
         shard=shard,
         allow_oracle_guide=allow_oracle_guide,
+        trees=trees,
         progress=progress,
     )
     try:
@@ -92,6 +95,7 @@ async def agenerate(
     concurrency: int = 1,
     shard: str | None = None,
     allow_oracle_guide: bool = False,
+    trees: bool = False,
     progress: Progress = QUIET,
 ) -> list[Result]:
     """Answer every prompt under a procedure; the results come in the order of the prompts.
@@ -103,38 +107,27 @@ async def agenerate(
         scorer: the guide: `self` (the model judges itself), the path of a template, or `oracle` on the sandbox.
         run: a folder to record every result in. Results that it holds already are read, not made again.
         shard: `"1/2"` does half of the prompts beside another process; it needs `run`.
+        trees: write each search's tree under `<run>/trees`, for `procedures.rain_trace.read_tree`; it needs `run`.
 
     Raises `InputError`, `ModelError` and `RunError` as their names say; a prompt that fails is in none of the results
     and is tried again when the call is repeated on the same `run`.
     """
     asked = as_prompts(prompts)
-    if shard is not None and run is None:
-        raise InputError(f"shard {shard!r} was given without a run folder to share: give `run` (--run DIR) too")
-    name, setting = parse(procedure)  # a typing error is told before a model is loaded
-    if name == "rain":
-        rain = rain or SETTINGS[str(setting)]
-    elif rain is not None or encoder is not None:
-        raise InputError(f"procedure {procedure!r} does not search: leave out `rain` and `encoder` (--encoder)")
-    loaded = load(model, options or ModelOptions()) if isinstance(model, str) else model
-    guide = None
-    if PROCEDURES[name].guided:
-        guide = build_scorer(
-            scorer,
-            engine=loaded.engine,
-            chat=loaded.chat,
-            sandbox=is_sandbox(loaded.engine.name),
-            form=rain.form if rain else "margin",
-        )
-    chosen = build(
+    check_concurrency(concurrency)
+    if run is None and (shard is not None or trees):
+        given = f"shard {shard!r} was given without a run folder to share" if shard else "trees need a run folder"
+        raise InputError(f"{given}: give `run` (--run DIR) too")
+    loaded, chosen = _make(
+        model,
         procedure,
-        engine=loaded.engine,
-        chat=loaded.chat,
-        scorer=guide,
         seed=seed,
-        sampling=sampling or Sampling(),
+        scorer=scorer,
+        sampling=sampling,
         rain=rain,
         encoder=encoder,
+        options=options,
         allow_oracle_guide=allow_oracle_guide,
+        trees=Path(run) / TREES if run is not None and trees else None,
     )
     if run is not None:
         return await _through_folder(Path(run), asked, chosen, loaded, seed, shard, concurrency, progress)
@@ -147,6 +140,95 @@ async def agenerate(
         progress=progress,
     )
     return [results[prompt.id] for prompt in asked]
+
+
+def stream(
+    model: str | LoadedModel,
+    procedure: str,
+    prompt: PromptLike,
+    *,
+    seed: int = 0,
+    scorer: str = "self",
+    sampling: Sampling | None = None,
+    rain: RainSettings | None = None,
+    encoder: str | None = None,
+    options: ModelOptions | None = None,
+    allow_oracle_guide: bool = False,
+) -> AsyncGenerator[Piece, None]:
+    """The answer to one prompt, in pieces as they come; it is the answer that `generate` gives to `[prompt]`.
+
+        async for piece in inferalign.stream("sandbox", "rain", "How do I boil an egg?"):
+            print(piece.text, end="")
+
+    `rain` gives what it has committed, which is never taken back; the other procedures give their answer in one
+    piece. The last piece has the result. Nothing is done but while a piece is awaited, so that `break` (or `aclose`)
+    stops the work at once. The arguments are those of `agenerate`. What they have wrong is raised here, before the
+    first piece; what fails later is raised where a piece is awaited, and is not tried again.
+    """
+    (asked,) = as_prompts([prompt])
+    _, chosen = _make(
+        model,
+        procedure,
+        seed=seed,
+        scorer=scorer,
+        sampling=sampling,
+        rain=rain,
+        encoder=encoder,
+        options=options,
+        allow_oracle_guide=allow_oracle_guide,
+        trees=None,
+    )
+    return chosen.stream(asked) if isinstance(chosen, Streaming) else _in_one_piece(chosen, asked)
+
+
+async def _in_one_piece(procedure: Procedure, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+    result = await procedure(prompt)
+    yield Piece(text=result.response.text, token_ids=result.response.token_ids, result=result)
+
+
+def _make(
+    model: str | LoadedModel,
+    procedure: str,
+    *,
+    seed: int,
+    scorer: str,
+    sampling: Sampling | None,
+    rain: RainSettings | None,
+    encoder: str | None,
+    options: ModelOptions | None,
+    allow_oracle_guide: bool,
+    trees: Path | None,
+) -> tuple[LoadedModel, Procedure]:
+    """The model, loaded unless it is, and the procedure on it with its guide."""
+    name, setting = parse(procedure)  # a typing error is told before a model is loaded
+    if name == "rain":
+        rain = rain or SETTINGS[str(setting)]
+    elif rain is not None or encoder is not None or trees is not None:
+        raise InputError(
+            f"procedure {procedure!r} does not search: leave out `rain`, `encoder` (--encoder) and `trees` (--trees)"
+        )
+    loaded = load(model, options or ModelOptions()) if isinstance(model, str) else model
+    guide = None
+    if PROCEDURES[name].guided:
+        guide = build_scorer(
+            scorer,
+            engine=loaded.engine,
+            chat=loaded.chat,
+            sandbox=is_sandbox(loaded.engine.name),
+            form=rain.form if rain else "margin",
+        )
+    return loaded, build(
+        procedure,
+        engine=loaded.engine,
+        chat=loaded.chat,
+        scorer=guide,
+        seed=seed,
+        sampling=sampling or Sampling(),
+        rain=rain,
+        encoder=encoder,
+        trees=trees,
+        allow_oracle_guide=allow_oracle_guide,
+    )
 
 
 async def _through_folder(

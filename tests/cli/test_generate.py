@@ -20,6 +20,7 @@ from inferalign.cli.generate import at_once
 from inferalign.cli.main import main
 from inferalign.core.records import read_records
 from inferalign.core.shards import ShardLock
+from inferalign.procedures.rain_trace import read_tree, tree_path
 
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -255,6 +256,43 @@ def test_impossible_sampling_is_told_at_once(
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
     assert main(arguments(tmp_path / "no-model", prompts, tmp_path / "run", *flag)) == 1
     assert f"{flag[0].removeprefix('--')} is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (("--concurrency", "0"), "concurrency is 0: expected at least 1"),
+        (("--trees",), "does not search"),
+        (("--procedure", "rain", "--budget-tokens", "0"), "budget_tokens is 0: give at least 1"),
+        (("--procedure", "rain", "--budget-seconds", "-1"), "budget_seconds is -1.0: give more than 0"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_the_model_is_loaded(
+    flag: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    assert main(arguments(tmp_path / "no-model", prompts, tmp_path / "run", *flag)) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_leaves_its_budget_in_the_record_and_its_tree_in_the_folder(
+    tmp_path: Path, llama_dir: Path, short_template: str
+) -> None:
+    prompts, run = write_prompts(tmp_path / "p.jsonl", 2), tmp_path / "run"
+    flags = ("--procedure", "rain", "--scorer", short_template, "--budget-iterations", "20", "--trees")
+    assert main(arguments(llama_dir, prompts, run, *flags)) == 0
+    found = records(run)
+    assert [record["trace"]["budget"]["ran_out"] for record in found] == ["iterations"] * 2
+    assert len(list((run / "trees").iterdir())) == 2
+    for record in found:
+        tree = read_tree(tree_path(run / "trees", record["id"]))
+        assert tree.prompt_id == record["id"]
+        assert tree.answer["token_ids"] == record["token_ids"]
+        assert len(tree.commits) == len(record["trace"]["commits"])
+    config = (run / "config.json").read_text()
+    assert "trees" not in config, "whether a tree is written decides no result"
+    assert main(arguments(llama_dir, prompts, run, *flags[:-1])) == 0
 
 
 def test_search_flags_without_a_search_are_refused(

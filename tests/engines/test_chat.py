@@ -109,3 +109,28 @@ def test_labels_that_cannot_be_read_are_refused(llama_dir: Path) -> None:
     # " h" merges over the cut: after a tail that ends in a space, "h" is no token of its own.
     with pytest.raises(ModelError, match="is not one token"):
         llama.label_ids("The answer", (" is:",))
+
+
+@pytest.mark.parametrize("folder", ["llama_dir", "gpt2_dir", "qwen_dir"])
+def test_the_last_user_turn_is_found_in_a_rendered_chat(folder: str, request: pytest.FixtureRequest) -> None:
+    format_ = chat(request.getfixturevalue(folder))
+    for turns in (TURNS, TURNS[:2], TURNS[1:2]):
+        text = format_.user_text(format_.render(turns))
+        assert text is not None
+        assert text.strip() == turns[-1].content
+    begun = format_.render(TURNS) + format_.encode("Because")
+    assert format_.user_text(begun) == format_.user_text(format_.render(TURNS)), "the beginning of an answer is no turn"
+    assert format_.user_text(format_.encode("Why, then?")) is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['content'] }}!{% endfor %}",
+        "{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}User: {{ messages[0]['content'] }} Bot:",
+    ],
+    ids=["nothing before a turn", "one turn only"],
+)
+def test_without_marks_no_turn_is_found(llama_dir: Path, template: str) -> None:
+    bare = chat(llama_dir, template=template)
+    assert bare.user_text(bare.render(TURNS[1:2])) is None

@@ -4,53 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
 from inferalign.core.errors import ContextOverflow, ScoringError
 from inferalign.core.results import metrics
-from inferalign.core.types import Completion, Prompt, Result, Score, StopReason, Unscored
+from inferalign.core.types import Completion, Prompt, Score, StopReason, Unscored
 from inferalign.procedures.base import Sampling
-from inferalign.procedures.rain import Rain, Search
+from inferalign.procedures.rain_search import Search
 from inferalign.procedures.rain_settings import DEFAULT, PAPER, RainSettings
 from inferalign.procedures.rain_tree import Node
 from inferalign.procedures.sample import Sample
-from inferalign.scorers.scripted import ScriptedScorer, Verdict
-from tests.toy import END, CharChat, PlainEngine, a_prompt, ngram_forward
-
-SMALL = {"max_iterations": 16, "extra_iterations": 6}
-Judge = Callable[[Prompt, Completion], Verdict]
-
-
-def dislikes_a(prompt: Prompt, response: Completion) -> Verdict:
-    return Score(-1.0 if "a" in response.text else 1.0)
-
-
-def zero(prompt: Prompt, response: Completion) -> Verdict:
-    return Score(0.0)
-
-
-def rain(
-    judge: Judge,
-    settings: RainSettings = DEFAULT,
-    *,
-    seed: int = 0,
-    end: float = 0.0,
-    max_new_tokens: int = 24,
-    context: int = 4096,
-    chat: CharChat | None = None,
-) -> Rain:
-    chat = chat or CharChat()
-    engine = PlainEngine(partial(ngram_forward, end=end), chat.decode, context)
-    sampling = Sampling(max_new_tokens=max_new_tokens)
-    return Rain(engine, chat, ScriptedScorer(judge), seed=seed, sampling=sampling, settings=replace(settings, **SMALL))
-
-
-def run(procedure: Rain, prompt: Prompt | None = None) -> Result:
-    return asyncio.run(procedure(prompt or a_prompt()))
+from inferalign.scorers.scripted import Verdict
+from tests.procedures.searches import dislikes_a, rain, run, zero
+from tests.toy import END, CharChat, a_prompt
 
 
 @pytest.mark.parametrize("settings", [DEFAULT, PAPER], ids=["default", "paper"])
@@ -121,6 +89,24 @@ def test_an_answer_ends_at_the_marker_of_the_next_turn() -> None:
     response = run(rain(zero, chat=chat, end=-9.0, max_new_tokens=48)).response
     assert response.stop is StopReason.END
     assert "A" not in response.text
+
+
+def test_a_marker_of_many_tokens_is_no_part_of_the_answer_nor_of_what_is_judged() -> None:
+    """The marker is a piece of what the search says without one, across the sets' bounds, so that it is met."""
+    ended = 0
+    for seed in range(5):
+        marker = run(rain(zero, seed=seed, end=-9.0)).response.text[5:8]
+        chat = CharChat(stop_strings=(marker,))
+        procedure = rain(zero, seed=seed, chat=chat, end=-9.0)
+        search = Search(procedure, a_prompt())
+        answer = asyncio.run(search.run())
+        if answer.stop is StopReason.END:
+            text = chat.decode(search.committed)
+            assert answer.text == text[: text.index(marker)]
+            ended += 1
+        judged = procedure.guide.requests  # type: ignore[attr-defined]
+        assert not any(marker in response.text for _, response in judged)
+    assert ended >= 2
 
 
 def test_budget_is_what_the_settings_say() -> None:

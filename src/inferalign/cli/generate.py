@@ -27,6 +27,12 @@ class SearchFlags:
     """rain: commit early only when the best child has more own visits than this (6) ..."""
     stop_value: float | None = None
     """rain: ... and a mean value above this, in [-1, 1] (rain 0.5, rain:paper 0.8)."""
+    budget_iterations: int | None = None
+    """rain: inner iterations for the whole answer; when they are used up, the rest is drawn without search."""
+    budget_tokens: int | None = None
+    """rain: tokens asked for the whole answer (docs/rain-running.md says which count); then as above."""
+    budget_seconds: float | None = None
+    """rain: seconds of search for the whole answer; then as above. Such answers cannot be made again exactly."""
     form: Literal["vote", "margin"] | None = None
     """rain: self-evaluation as votes, as published, or as a probability margin (rain margin, rain:paper vote)."""
 
@@ -54,6 +60,8 @@ class GenerateOptions:
     search: Annotated[SearchFlags, Parameter(name="*")] = field(default_factory=SearchFlags)
     encoder: str | None = None
     """rain: a sentence-transformers model for similarities; none takes the model's own hidden states."""
+    trees: Annotated[bool, Parameter(negative="")] = False
+    """rain: write the tree of each search into the run's `trees` folder, for later viewing."""
     concurrency: int = 1
     """Prompts in flight."""
     shard: str | None = None
@@ -90,6 +98,7 @@ def generate(options: GenerateOptions) -> None:
                 concurrency=options.concurrency,
                 shard=options.shard,
                 allow_oracle_guide=options.allow_oracle_guide,
+                trees=options.trees,
                 progress=bar,
             )
     except KeyboardInterrupt:

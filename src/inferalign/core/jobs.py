@@ -103,8 +103,7 @@ async def run_jobs(
     the others are finished and handed over. Anything that is not an `InferalignError` is a defect and is raised at
     once. Cancellation cancels what is in flight; what was handed over stays.
     """
-    if concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}: expected at least 1, such as --concurrency 4.")
+    check_concurrency(concurrency)
     tally = _Tally()
     pending = iter(items)
 
@@ -134,6 +133,12 @@ async def run_jobs(
     if tally.failed:
         raise RunError(_summary(tally, max_failures)) from tally.first_error
     return tally.finished
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raises `InputError` for less than 1: for callers that have slow work to do before `run_jobs`."""
+    if concurrency < 1:
+        raise InputError(f"concurrency is {concurrency}: expected at least 1, such as --concurrency 4.")
 
 
 async def _with_retries(

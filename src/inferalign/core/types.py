@@ -135,3 +135,13 @@ class Result:
     @property
     def response(self) -> Completion:
         return self.candidates[self.chosen].completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of an answer that is on its way. The texts of all pieces, put together, are the answer's text."""
+
+    text: str
+    token_ids: TokenIds
+    result: Result | None = None
+    """On the last piece, and on no other: everything about the whole answer."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from inferalign.core.errors import InputError, ModelError
@@ -40,6 +42,17 @@ class ChatFormat:
         texts = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))])
         return frozenset(i for i, text in enumerate(texts) if text.endswith(CLAUSE_MARKS)) - self.end_ids
 
+    @cached_property
+    def unsettled_ids(self) -> frozenset[int]:
+        """Tokens after which the text before them may still change.
+
+        Single bytes (`<0x0A>`) are read in runs, so that a later byte of a run can change what its first ones mean;
+        special tokens are left out of the text and do not end a run.
+        """
+        names = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+        single = (i for i, name in enumerate(names) if re.fullmatch("<0x[0-9A-Fa-f]{2}>", name or ""))
+        return frozenset((*single, *self._tokenizer.all_special_ids))
+
     def describe(self) -> Mapping[str, object]:
         """What a record must say: the tokenizer's vocabulary and the chat template, by their hashes."""
         vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()
@@ -55,14 +68,17 @@ class ChatFormat:
 
     def render(self, messages: Sequence[Message]) -> TokenIds:
         """The conversation up to where the next answer begins. Raises `InputError` if the template refuses it."""
+        start = self.start_ids if self._template is None else ()
+        return start + self.encode(self._written(messages))
+
+    def _written(self, messages: Sequence[Message]) -> str:
         if self._template is None:
-            text = "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
-            return self.start_ids + self.encode(text)
+            return "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
             )
         except TemplateError as error:
@@ -70,7 +86,44 @@ class ChatFormat:
                 f"the chat template refuses this conversation ({' '.join(m.role for m in messages)}): {error}; "
                 "change the messages, or give another template (--chat-template FILE)"
             ) from error
-        return self.encode(text)
+        return text
+
+    def user_text(self, token_ids: TokenIds) -> str | None:
+        """The last user turn of a conversation that came rendered, or None where this format's marks are not in it."""
+        if self._around_user is None:
+            return None
+        before, after = self._around_user
+        _, found, rest = self._shown(token_ids).rpartition(before)
+        turn, ended, _ = rest.partition(after)
+        return turn if found and ended else None
+
+    @cached_property
+    def _around_user(self) -> tuple[str, str] | None:
+        """What this format writes before and after a user turn, wherever it stands; None if it writes nothing there.
+
+        Found by rendering a word as the first turn and as a later one: what precedes both times belongs to the turn.
+        """
+        word = "Question"
+        user = Message(role="user", content=word)
+        try:
+            first, later = (
+                self._shown(self.encode(self._written(turns)))
+                for turns in ((user,), (user, Message(role="assistant", content="Answer"), user))
+            )
+        except InputError:
+            # The template refuses a second turn, which leaves nothing to compare.
+            return None
+        (start, _, after), (start_later, _, _) = first.rpartition(word), later.rpartition(word)
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(start[::-1], start_later[::-1], strict=False))
+        before = "".join(char for char, _ in alike)[::-1]
+        return (before, after) if before and after else None
+
+    def _shown(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids with its special tokens, which mark the turns."""
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
 
     def encode(self, text: str) -> TokenIds:
         """Token ids of a text; special tokens written in it are parsed, none are added."""

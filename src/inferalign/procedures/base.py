@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from inferalign.core.errors import InputError
-from inferalign.core.types import Prompt, Result
+from inferalign.core.types import Piece, Prompt, Result
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from inferalign.engines.base import Engine
     from inferalign.engines.chat import ChatFormat
     from inferalign.procedures.rain_settings import RainSettings
@@ -46,6 +48,15 @@ class Procedure(Protocol):
     async def __call__(self, prompt: Prompt) -> Result: ...
 
 
+@runtime_checkable
+class Streaming(Procedure, Protocol):
+    """A procedure that has parts of its answer before it has the whole."""
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        """Pieces whose texts make up the answer's; the last one has the result."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a procedure may be made of; each takes what it needs."""
@@ -61,3 +72,5 @@ class Parts:
     """Replaces the setting that the text form names."""
     encoder: str | None = None
     """A sentence-transformers model for a search's similarities; none takes the engine's hidden states."""
+    trees: Path | None = None
+    """A folder in which a search leaves its tree; none leaves none."""

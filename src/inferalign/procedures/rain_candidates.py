@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from inferalign.core.seeds import derive, fingerprint
 from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.base import Engine, Row
+from inferalign.procedures.rain_answer import has_marker
 from inferalign.procedures.rain_settings import RainSettings
 from inferalign.procedures.rain_tree import Node, Proposal, attach, extend, extend_as_published
 
@@ -116,17 +117,13 @@ class Proposer:
         if not self.settings.cut_at_end:
             return Proposal(tokens, math.exp(sum(logprobs))), tokens
         for i, token in enumerate(tokens):
-            if token in self.chat.end_ids or self._completes_marker(reply + tokens[: i + 1]):
-                probability = math.exp(sum(logprobs[: i + 1]))
-                return Proposal(tokens[:i], probability, ended=True), tokens[: i + 1]
+            drawn = tokens[: i + 1]
+            if token in self.chat.end_ids:
+                return Proposal(tokens[:i], math.exp(sum(logprobs[: i + 1])), ended=True), drawn
+            if has_marker(self.chat, reply + drawn):
+                # Kept whole: where the marker begins, in this set or before it, is cut from the answer.
+                return Proposal(drawn, math.exp(sum(logprobs[: i + 1])), ended=True), drawn
         return Proposal(tokens, math.exp(sum(logprobs))), tokens
-
-    def _completes_marker(self, reply: TokenIds) -> bool:
-        """Whether the next user turn begins in this answer (formats without an end-of-text token of their own)."""
-        if not self.chat.stop_strings:
-            return False
-        text = self.chat.decode(reply)
-        return any(marker in text for marker in self.chat.stop_strings)
 
 
 def _merge(drawn: Sequence[tuple[Proposal, TokenIds]]) -> list[Proposal]:

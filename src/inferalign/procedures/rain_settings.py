@@ -14,7 +14,7 @@ from inferalign.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class RainSettings:
-    """One way of searching. A budget is in inner iterations (one leaf evaluated each), not in tokens."""
+    """One way of searching. An inner iteration evaluates one leaf."""
 
     max_iterations: int = 50
     """Inner iterations before the first commit; visits that a new root already has count towards it."""
@@ -24,6 +24,12 @@ class RainSettings:
     """Commit early only when the best child has more own visits than this ..."""
     stop_value: float = 0.5
     """... and a mean value above this, on the scale [-1, 1]."""
+    budget_iterations: int | None = None
+    """Inner iterations for the whole answer; when they are used up, the rest is drawn without search."""
+    budget_tokens: int | None = None
+    """Tokens asked for the whole answer by all roles, counted as docs/rain-running.md says; then as above."""
+    budget_seconds: float | None = None
+    """Seconds of search for the whole answer; then as above. Answers under it cannot be made again exactly."""
     form: Literal["vote", "margin"] = "margin"
     """How self-evaluation becomes a value: votes in {-1, 0, 1} as published, or the probability margin."""
     set_lengths: tuple[int, ...] = (1, 2, 4, 10)
@@ -55,6 +61,12 @@ class RainSettings:
         for name, least in (("max_iterations", 2), ("extra_iterations", 1), ("min_visits", 0), ("candidates", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}: give at least {least}, such as {name} = {least}")
+        for name in ("budget_iterations", "budget_tokens"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise InputError(f"{name} is {limit}: give at least 1, or leave it out for no bound")
+        if self.budget_seconds is not None and not 0.0 < self.budget_seconds < float("inf"):
+            raise InputError(f"budget_seconds is {self.budget_seconds}: give more than 0, or leave it out for no bound")
         if not self.set_lengths or min(self.set_lengths) < 1:
             raise InputError(f"set_lengths is {self.set_lengths}; give one or more positive lengths, such as 1 2 4 10")
         if not -1.0 <= self.stop_value <= 1.0:

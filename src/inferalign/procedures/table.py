@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferalign.core.errors import InputError, UnknownName
@@ -96,12 +97,14 @@ def build(
     sampling: Sampling,
     rain: RainSettings | None = None,
     encoder: str | None = None,
+    trees: Path | None = None,
     allow_oracle_guide: bool = False,
 ) -> Procedure:
     """The procedure that `text` names, ready for prompts.
 
     `rain` replaces the named setting (see `rain_settings`), `encoder` names a sentence-transformers model for the
-    search's similarities. The sandbox's oracle is ground truth: as a guide it is refused unless asked for.
+    search's similarities, `trees` a folder for its trees. The sandbox's oracle is ground truth: as a guide it is
+    refused unless asked for.
     """
     name, argument = parse(text)
     kind = PROCEDURES[name]
@@ -111,7 +114,15 @@ def build(
             "--allow-oracle-guide to measure the best any judge could do"
         )
     parts = Parts(
-        text=text, engine=engine, chat=chat, scorer=scorer, seed=seed, sampling=sampling, rain=rain, encoder=encoder
+        text=text,
+        engine=engine,
+        chat=chat,
+        scorer=scorer,
+        seed=seed,
+        sampling=sampling,
+        rain=rain,
+        encoder=encoder,
+        trees=trees,
     )
     made: Procedure = load(kind.maker)(parts, argument)
     return made
