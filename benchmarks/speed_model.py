@@ -50,7 +50,9 @@ def prompts(count: int) -> list[Prompt]:
     """Conversations of 306 tokens that share their first 280, as few-shot prompts do."""
     shots = Message(role="system", content=words(100, 280))
     return [
-        Prompt(id=f"bench-{i}", messages=(shots, Message(role="user", content=words(700 + 61 * i, PROMPT_TOKENS - 280))))
+        Prompt(
+            id=f"bench-{i}", messages=(shots, Message(role="user", content=words(700 + 61 * i, PROMPT_TOKENS - 280)))
+        )
         for i in range(count)
     ]
 

@@ -17,6 +17,8 @@ TORCH_FILES = {
     "engines/live.py",
     "engines/local.py",
     "engines/prefix.py",
+    "engines/cpu_linear.py",
+    "engines/draws.py",
     "engines/lanes.py",
     "engines/packed.py",
     "engines/scheduler.py",

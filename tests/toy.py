@@ -92,6 +92,9 @@ class PlainEngine:
         hidden = self.forward(prefix)[1]
         return np.stack([hidden[start:].mean(axis=0) for start in starts]).astype(np.float32)
 
+    def forget(self, prefix: TokenIds, keep: TokenIds | None = None) -> None:
+        """Nothing is kept."""
+
     def _logprobs(self, prefix: TokenIds) -> np.ndarray:
         logits = self.forward(prefix)[0].astype(np.float64)
         shifted = logits - logits.max()

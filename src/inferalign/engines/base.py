@@ -97,3 +97,10 @@ class Engine(Protocol):
     async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
         """Last-layer hidden states of `prefix`, averaged over [start, end) for each start: `[len(starts), hidden]`."""
         ...
+
+    def forget(self, prefix: TokenIds, keep: TokenIds | None = None) -> None:
+        """A hint, which changes no answer: what follows `prefix` will only be asked for on the way of `keep`.
+
+        With None the prefix itself is over, too. An engine that keeps nothing need not do anything.
+        """
+        ...

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from inferalign.core.errors import EngineError
 from inferalign.engines.base import Row
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 
@@ -31,7 +31,9 @@ def pick(logits: torch.Tensor, rows: Sequence[Row], numbers: Sequence[float]) ->
         part = logits if len(members) == len(rows) else logits[members]
         for i, token in zip(members, _pick_alike(part, k, members, rows, numbers), strict=True):
             picked[i] = token
-    return [draw(logits[i].double().cpu().numpy(), rows[i], numbers[i]) if p is None else p for i, p in enumerate(picked)]
+    return [
+        draw(logits[i].double().cpu().numpy(), rows[i], numbers[i]) if p is None else p for i, p in enumerate(picked)
+    ]
 
 
 def _by_top_k(rows: Sequence[Row], vocabulary: int) -> dict[int | None, list[int]]:
@@ -45,8 +47,6 @@ def _pick_alike(
     logits: torch.Tensor, k: int | None, members: Sequence[int], rows: Sequence[Row], numbers: Sequence[float]
 ) -> list[tuple[int, float] | None]:
     """`pick` for rows of one top k; None for a row that `draw` must decide."""
-    import torch
-
     ids = None
     if k is None:
         kept = logits.double()

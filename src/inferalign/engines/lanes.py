@@ -87,7 +87,8 @@ class LanePool:
 
     @property
     def nbytes(self) -> int:
-        return sum(lane.kv.nbytes for lane in self._lanes) + sum(trunk.kv.nbytes for trunk in self._trunks)
+        lanes = sum(int(lane.kv.nbytes) for lane in self._lanes)
+        return lanes + sum(int(trunk.kv.nbytes) for trunk in self._trunks)
 
     @property
     def full(self) -> bool:

@@ -22,6 +22,7 @@ from inferalign.core.errors import ContextOverflow, EngineError, ModelError
 from inferalign.core.types import Determinism, RoleUsage, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
 from inferalign.engines.chat import ChatFormat
+from inferalign.engines.cpu_linear import pack_linears
 from inferalign.engines.drafts import Draft
 from inferalign.engines.draws import most_probable
 from inferalign.engines.lanes import LanePool
@@ -47,8 +48,12 @@ COLUMNS_PER_FEED = 1024
 class LocalEngine:
     """`Engine` over a transformers model. Whatever requests are in flight share its passes."""
 
-    def __init__(self, model: Any, chat: ChatFormat, *, name: str, digest: str, cache_bytes: int) -> None:
+    def __init__(
+        self, model: Any, chat: ChatFormat, *, name: str, digest: str, cache_bytes: int, kernels: str = "torch"
+    ) -> None:
+        """`kernels` says for the record what multiplies matrices."""
         self.name = name
+        self._kernels = kernels
         self._chat = chat
         self._device, self._dtype = model.device, model.dtype
         self._digest = digest
@@ -83,6 +88,7 @@ class LocalEngine:
             "weights": self._digest,
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
+            "kernels": self._kernels,
             "reuses_prefixes": self.reuses_prefixes,
         }
 
@@ -174,9 +180,17 @@ def load_local(name: str, options: ModelOptions) -> LoadedModel:
         raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}. {_advice(name, error)}") from error
     check_loaded(name, model, tokenizer, info)
     model.eval().to(device)
+    packed = pack_linears(model)
     template = _read_template(options.chat_template)
     chat = ChatFormat(tokenizer, template=template, end_ids=_end_ids(model))
-    engine = LocalEngine(model, chat, name=name, digest=weights_digest(name), cache_bytes=options.prefix_cache_mb << 20)
+    engine = LocalEngine(
+        model,
+        chat,
+        name=name,
+        digest=weights_digest(name),
+        cache_bytes=options.prefix_cache_mb << 20,
+        kernels="onednn" if packed else "torch",
+    )
     return LoadedModel(engine, chat)
 
 

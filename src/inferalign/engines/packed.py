@@ -29,6 +29,12 @@ NAME = "inferalign_lanes"
 """The attention implementation, as transformers knows it."""
 
 
+LONG = 256
+"""Keys from which, in bfloat16 on a CPU, products by oneDNN beat PyTorch's fused kernel, which has no such units."""
+BLOCK = 128
+"""Queries whose scores are held at a time where there is no fused kernel: they should stay in a cache."""
+
+
 @dataclass(eq=False)
 class Feed:
     """Tokens that a request wants fed in the next pass, behind what its lane holds."""
@@ -164,7 +170,9 @@ def lane_attention(
         span = slice(bundle[0][0].start, bundle[-1][0].stop)
         keys, values = trunk.kv[layer]
         shared = attend(query[:, :, span], keys, values, None, scale)
-        own = parts[0] if len(parts) == 1 else (torch.cat([p for p, _ in parts], 2), torch.cat([e for _, e in parts], 2))
+        own = (
+            parts[0] if len(parts) == 1 else (torch.cat([p for p, _ in parts], 2), torch.cat([e for _, e in parts], 2))
+        )
         out[:, :, span] = merge(shared, own)
     return out.transpose(1, 2), None
 
@@ -209,7 +217,8 @@ def attend(
     if share > 1:
         query = query.reshape(1, keys.shape[0], share * count, dim)
         mask = mask.repeat(share, 1) if mask is not None else None
-    if query.device.type == "cpu":
+    plain = query.dtype == torch.bfloat16 and mask is None and not causal and keys.shape[1] >= LONG
+    if query.device.type == "cpu" and not plain:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query,
             keys[None],
@@ -222,7 +231,13 @@ def attend(
     else:
         if causal and mask is None:
             mask = causal_mask(count, 0, query)
-        out, lse = plain_attention(query, keys[None], values[None], mask, scale)
+        blocks = [slice(at, at + BLOCK) for at in range(0, query.shape[2], BLOCK)]
+        masks = [None if mask is None else mask[block] for block in blocks]
+        parts = [
+            plain_attention(query[:, :, block], keys[None], values[None], part, scale)
+            for block, part in zip(blocks, masks, strict=True)
+        ]
+        out, lse = (torch.cat(found, dim=2) for found in zip(*parts, strict=True))
     return (out.reshape(1, heads, count, dim), lse.reshape(1, heads, count)) if share > 1 else (out, lse)
 
 
@@ -230,14 +245,16 @@ def plain_attention(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention by its formula, with its log-sum-exp: where no kernel gives both."""
-    scores = (query @ keys.transpose(-1, -2)).float() * scale
+    scores = (query @ keys.transpose(-1, -2)).float().mul_(scale)
     if mask is not None:
-        scores = scores + mask
-    lse = scores.logsumexp(dim=-1)
-    return (scores - lse[..., None]).exp().to(values.dtype) @ values, lse
+        scores += mask
+    highest = scores.amax(dim=-1, keepdim=True)
+    weights = scores.sub_(highest).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    return (weights.to(values.dtype) @ values).div_(total.to(values.dtype)), (highest + total.log())[..., 0]
 
 
-def merge(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def merge(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """The attention over two sets of keys, from that over each (outputs `[..., n, dim]`, log-sum-exps `[..., n]`)."""
     share = torch.sigmoid(a[1] - b[1])[..., None].to(a[0].dtype)
     return torch.lerp(b[0], a[0], share)

@@ -64,14 +64,8 @@ class Scheduler:
     async def ask(self, prefix: TokenIds, steps: Generator[Feed, Fed, Any]) -> Any:
         """Run a request to its answer. `prefix` is what it feeds first."""
         loop = asyncio.get_running_loop()
-        if self._pump is not None and not self._pump.done():
-            if self._pump.get_loop() is not loop:
-                raise EngineError(
-                    "this model is in use by another event loop: load it once for each thread that uses it, or send "
-                    "all requests from one loop"
-                )
-        else:
-            self._pump = loop.create_task(self._run())
+        if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
+            self._start(loop)
         job = _Job(prefix, steps, loop.create_future())
         self._waiting.append(job)
         try:
@@ -79,6 +73,25 @@ class Scheduler:
         finally:
             if not job.answer.done() or job.answer.cancelled():
                 self._withdraw(job)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pump is not None and not self._pump.done():
+            if self._pump.get_loop().is_running():
+                raise EngineError(
+                    "this model is in use by another event loop: load it once for each thread that uses it, or send "
+                    "all requests from one loop"
+                )
+            self._drop_all()  # that loop was left without a word
+        self._pump = loop.create_task(self._run())
+        # A Ctrl-C goes up through the loop; without a look at it, asyncio would report it a second time.
+        self._pump.add_done_callback(lambda pump: pump.cancelled() or pump.exception())
+
+    def _drop_all(self) -> None:
+        for job in [*self._waiting, *self._running]:
+            job.steps.close()
+            if not job.answer.get_loop().is_closed():
+                job.answer.cancel()
+        self._waiting, self._running = [], []
 
     def _withdraw(self, job: _Job) -> None:
         """Whoever asked has gone: let go of what the request holds."""
@@ -93,18 +106,14 @@ class Scheduler:
                 # Two rounds: those that were woken ask again in the first, those that they woke in the second.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                if not self._waiting and not self._running:
+                if self._pump is not asyncio.current_task() or not (self._waiting or self._running):
                     return
                 with torch.inference_mode():
                     self._admit()
                     self._pass()
-        except BaseException as error:  # also cancellation and Ctrl-C: nobody may be left waiting for a dead pump
-            for job in [*self._waiting, *self._running]:
-                job.steps.close()
-                if not job.answer.done():
-                    job.answer.set_exception(error) if isinstance(error, Exception) else job.answer.cancel()
-            self._waiting, self._running = [], []
-            raise
+        finally:  # also when it is cancelled or by Ctrl-C: nobody may be left waiting for a dead pump
+            if self._pump is asyncio.current_task():
+                self._drop_all()
 
     def _admit(self) -> None:
         """Start what waits, in order, unless memory is full or a running request is feeding what it needs, too."""
@@ -131,13 +140,21 @@ class Scheduler:
         tokens = 0
         for job in self._running:
             assert job.feed is not None
+            if job.answer.done():
+                continue  # cancelled a moment ago, and about to be withdrawn
             if chosen and tokens + len(job.feed.token_ids) > PASS_TOKENS:
                 continue
             chosen.append(job)
             tokens += len(job.feed.token_ids)
         if not chosen:
             return
-        results = self._model.run([job.feed for job in chosen if job.feed is not None])
+        try:
+            results = self._model.run([job.feed for job in chosen if job.feed is not None])
+        except Exception as error:  # noqa: BLE001  told to all who were in the pass
+            for job in chosen:
+                job.steps.close()
+                self._end(job, error=error)
+            return
         for job, fed in zip(chosen, results, strict=True):
             self._advance(job, fed)
 
@@ -148,10 +165,15 @@ class Scheduler:
             if job.filling and fed is not None:
                 job.filling = self._memory.known(job.prefix) < len(job.prefix)
         except StopIteration as end:
-            self._running.remove(job)
-            if not job.answer.done():
-                job.answer.set_result(end.value)
-        except Exception as error:  # this request's own trouble (a NaN drawn from): the others go on
-            self._running.remove(job)
-            if not job.answer.done():
-                job.answer.set_exception(error)
+            self._end(job, end.value)
+        except Exception as error:  # noqa: BLE001  this request's own trouble (a NaN drawn from): others go on
+            self._end(job, error=error)
+
+    def _end(self, job: _Job, result: object = None, error: Exception | None = None) -> None:
+        self._running.remove(job)
+        if job.answer.done():
+            return  # whoever asked has gone
+        if error is None:
+            job.answer.set_result(result)
+        else:
+            job.answer.set_exception(error)

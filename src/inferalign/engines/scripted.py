@@ -100,6 +100,9 @@ class ScriptedEngine:
         request = self._note("embed", (prefix,), tuple(starts), usage)
         return np.asarray([self._embeddings(request, prefix, start) for start in starts], dtype=np.float32)
 
+    def forget(self, prefix: TokenIds, keep: TokenIds | None = None) -> None:
+        """A script keeps nothing."""
+
     def _note(
         self, method: str, prefixes: tuple[TokenIds, ...], detail: tuple[object, ...], usage: RoleUsage
     ) -> Request:

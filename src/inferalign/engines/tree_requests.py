@@ -116,9 +116,7 @@ class TreeRequests:
         finally:
             self._lanes.release(lane)
 
-    def _prefill(
-        self, lane: Lane, upto: TokenIds, known: int, usage: RoleUsage
-    ) -> Generator[Feed, Fed, int]:
+    def _prefill(self, lane: Lane, upto: TokenIds, known: int, usage: RoleUsage) -> Generator[Feed, Fed, int]:
         """Feed what is not known of `upto`, which is now known."""
         fed = yield self._chain(lane, upto[known:], known, usage)
         self._keep(lane, upto, known, fed.hidden)
@@ -263,20 +261,19 @@ class PlainRequests:
         self._model = model
 
     def logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        yield from ()
         return self.all_logits(prefixes, usage)
-        yield
 
     def hidden(self, prefix: TokenIds, start: int, usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
+        yield from ()
         states: torch.Tensor = self._run(prefix, usage, hidden=True).hidden_states[-1][0, start:]
         return states
-        yield
 
     def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
+        yield from ()
         while active := [draft for draft in drafts if draft.stop is None]:
             Draft.extend(active, self.all_logits([prefix + tuple(draft.drawn) for draft in active], usage))
             usage.new_tokens += len(active)
-        return
-        yield
 
     def all_logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> torch.Tensor:
         return torch.stack([self._run(prefix, usage).logits[0, -1].float() for prefix in prefixes])

@@ -90,6 +90,7 @@ class OfN:
             scores = await self.scorer.score(prompt, completions, usage.evaluator)
             candidates = [Candidate(completion=c, score=s) for c, s in zip(completions, scores, strict=True)]
             chosen = select(scores, self.direction)
+        self.engine.forget(self.chat.prompt_ids(prompt))
         return Result(
             prompt=prompt,
             candidates=tuple(candidates),

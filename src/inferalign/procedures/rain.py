@@ -89,6 +89,7 @@ class Rain:
         """Judge the whole answer of a search that has ended."""
         completion = search.answer()
         verdict = await search.judge(completion.token_ids, completion.stop)
+        search.close()
         if search.tree is not None:
             search.tree.end(search.root, completion, verdict, search.budget.ran_out)
         return Result(

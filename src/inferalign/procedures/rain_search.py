@@ -128,8 +128,15 @@ class Search:
         self.facts.committed(self.root, child, iterations)
         if self.tree is not None:
             self.tree.commit(self.root, child, iterations)
+        for base in (self.prompt_ids, self._judged_base):
+            self.engine.forget(base + self.committed, child.token_ids)
         self.committed += child.token_ids
         self.root = make_root(self.root, child, self.settings)
+
+    def close(self) -> None:
+        """The search is over: its engine may let go of all it holds for it."""
+        for base in (self.prompt_ids, self._judged_base):
+            self.engine.forget(base)
 
     def _commit_visited(self, iterations: int) -> None:
         """The most visited path, as far as something was evaluated on it."""

@@ -71,6 +71,7 @@ class Sample:
         (completion,) = await draw(
             self.engine, self.chat, prompt, 1, seed=self.seed, sampling=self.sampling, usage=usage.generator
         )
+        self.engine.forget(self.chat.prompt_ids(prompt))
         candidates = (Candidate(completion=completion),)
         return Result(prompt=prompt, candidates=candidates, chosen=0, usage=usage, seconds=perf_counter() - started)
 
