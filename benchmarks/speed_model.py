@@ -22,12 +22,6 @@ CLAUSE, SPREAD = 12, 12.0
 
 def build_model(folder: Path, *, spread: float = SPREAD, seed: int = 0) -> None:
     """Save the model and its tokenizer of made-up words."""
-    words = ["<end>", "A", "B", "("]
-    words += [f"w{i}{',' if i % CLAUSE == 0 else ''}" for i in range(VOCABULARY - len(words))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w1"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    wrapped.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -43,7 +37,18 @@ def build_model(folder: Path, *, spread: float = SPREAD, seed: int = 0) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(spread)  # the initial logits are nearly flat
     model.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+
+
+def build_tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Made-up words, one token each; id 0 ends an answer."""
+    words = ["<end>", "A", "B", "("]
+    words += [f"w{i}{',' if i % CLAUSE == 0 else ''}" for i in range(size - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    wrapped.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    return wrapped
 
 
 def prompts(count: int) -> list[Prompt]:

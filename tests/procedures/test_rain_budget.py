@@ -155,7 +155,10 @@ def test_a_token_budget_does_not_depend_on_what_the_engine_holds(llama_dir: Path
         procedure = Rain(model.engine, model.chat, guide, seed=1, sampling=sampling, settings=settings)
         return asyncio.run(procedure(a_prompt("How do I water a fern?")))
 
-    cold, warm = answered(300), answered(300)
+    cold = answered(300)
+    known = model.chat.prompt_ids(a_prompt("How do I water a fern?")) + cold.response.token_ids
+    asyncio.run(model.engine.top_tokens(known, 1, RoleUsage()))  # a search lets go of what it held
+    warm = answered(300)
     assert warm.usage.generator.tokens_fed < cold.usage.generator.tokens_fed
     assert warm.response == cold.response
     for fact in ("iterations", "expansions", "budget"):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inferalign.core.seeds import uniforms
 from inferalign.core.types import StopReason
 from inferalign.engines.base import Continuation, Row
-from inferalign.engines.draws import pick
 
 if TYPE_CHECKING:
-    import torch
-
     from inferalign.engines.chat import ChatFormat
 
 
@@ -29,14 +25,12 @@ class Draft:
         self._logprobs: list[float] = []
         self._uniforms = () if row.greedy else uniforms(row.seed, row.max_new_tokens)
 
-    @staticmethod
-    def extend(drafts: Sequence[Draft], logits: torch.Tensor) -> None:
-        """Draw one token for each, from its logits `[len(drafts), vocab]`."""
-        numbers = [0.0 if draft.row.greedy else float(draft._uniforms[len(draft.drawn)]) for draft in drafts]
-        for draft, (token, logprob) in zip(drafts, pick(logits, [d.row for d in drafts], numbers), strict=True):
-            draft._add(token, logprob)
+    def number(self) -> float:
+        """The number in [0, 1) that its next token is drawn with."""
+        return 0.0 if self.row.greedy else float(self._uniforms[len(self.drawn)])
 
-    def _add(self, token: int, logprob: float) -> None:
+    def add(self, token: int, logprob: float) -> None:
+        """Take a drawn token, and stop where the row says."""
         row = self.row
         if token in row.stop_ids:
             self.stop = StopReason.END

@@ -66,7 +66,7 @@ def _pick_alike(
     places = torch.searchsorted(cumulated, drawn * total, right=True)
     places = torch.minimum(places, torch.searchsorted(cumulated, total))
     greedy = torch.tensor([rows[i].greedy for i in members], device=kept.device)[:, None]
-    places = torch.where(greedy, tops, places)
+    places = torch.where(greedy, tops, places.clamp_(max=kept.shape[1] - 1))  # over it only where there is a NaN
     logprobs = (kept.gather(1, places) - highest - total.log())[:, 0].tolist()
     tokens = (places if ids is None else ids.gather(1, places))[:, 0].tolist()
     finite = highest[:, 0].isfinite().tolist()
@@ -80,14 +80,14 @@ def draw(logits: NDArray[np.float64], row: Row, number: float) -> tuple[int, flo
 
     Raises `EngineError` for a NaN or an infinite logit: whatever were drawn from those would look like an answer.
     """
+    if not math.isfinite(logits.max()):  # NaN, if there is one anywhere
+        raise EngineError("the model's logits are not finite, so nothing can be drawn: load it with --dtype float32")
     scaled = logits if row.temperature == 1.0 else logits / row.temperature
     kept = None
     if row.top_k is not None and row.top_k < len(scaled):
         kept = np.sort(most_probable(scaled, row.top_k))
         scaled = scaled[kept]
-    top = int(scaled.argmax())  # the first NaN, if there is one
-    if not math.isfinite(scaled[top]):
-        raise EngineError("the model's logits are not finite, so nothing can be drawn: load it with --dtype float32")
+    top = int(scaled.argmax())
     weights = np.exp(scaled - scaled[top])
     cumulated = weights.cumsum()
     total = cumulated[-1]

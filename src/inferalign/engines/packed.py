@@ -22,7 +22,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface
 
+from inferalign.core.errors import EngineError
 from inferalign.core.types import RoleUsage
+from inferalign.engines.base import Row
+from inferalign.engines.draws import pick
 from inferalign.engines.lanes import Lane
 
 NAME = "inferalign_lanes"
@@ -50,6 +53,8 @@ class Feed:
     """Which of the tokens' next-token logits are wanted."""
     states: Sequence[torch.Tensor] = ()
     """Last-layer states `[hidden]`, known from before, whose logits are wanted after those."""
+    draws: Sequence[tuple[int, Row, float]] = ()
+    """Tokens to draw: from which of those logits, by which row's rule, with which number in [0, 1)."""
 
 
 class Fed(NamedTuple):
@@ -57,6 +62,8 @@ class Fed(NamedTuple):
     """Last-layer states of the feed's tokens, `[n, hidden]`."""
     logits: torch.Tensor
     """`[len(wanted) + len(states), vocab]`, float32."""
+    drawn: list[tuple[int, float]]
+    """A token and its log-probability for each draw."""
 
 
 @dataclass(eq=False)
@@ -85,8 +92,11 @@ class PackedModel:
         dim = getattr(self._config, "head_dim", None) or self._config.hidden_size // self._config.num_attention_heads
         self.shape: tuple[int, int, int] = (self._config.num_hidden_layers, heads, dim)
 
-    def run(self, feeds: Sequence[Feed]) -> list[Fed]:
-        """Feed all, in one pass; tokens land in their lanes, whose lengths grow. One result a feed, in order."""
+    def run(self, feeds: Sequence[Feed]) -> list[Fed | EngineError]:
+        """Feed all, in one pass; tokens land in their lanes, whose lengths grow. One result a feed, in order.
+
+        A feed from whose logits nothing can be drawn has an error for a result.
+        """
         order = sorted((i for i, feed in enumerate(feeds) if feed.token_ids), key=lambda i: id(feeds[i].lane.trunk))
         hidden: list[torch.Tensor | None] = [None] * len(feeds)
         if order:
@@ -97,11 +107,15 @@ class PackedModel:
         asked = [_asked(feed, states) for feed, states in zip(feeds, hidden, strict=True)]
         rows = [row for part in asked for row in part]
         logits = self._head(torch.cat(rows)).float() if rows else torch.empty(0, 0)
-        results, at = [], 0
-        for states, part in zip(hidden, asked, strict=True):
-            count = sum(len(row) for row in part)
-            results.append(Fed(states if states is not None else torch.empty(0), logits[at : at + count]))
-            at += count
+        starts = np.cumsum([0, *(sum(len(row) for row in part) for part in asked)]).tolist()
+        drawn = _draw(feeds, starts, logits)
+        nothing = torch.empty(0)
+        results: list[Fed | EngineError] = []
+        for states, start, end, tokens in zip(hidden, starts, starts[1:], drawn, strict=False):
+            if isinstance(tokens, EngineError):
+                results.append(tokens)
+            else:
+                results.append(Fed(nothing if states is None else states, logits[start:end], tokens))
         return results
 
     def _forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
@@ -137,6 +151,26 @@ class PackedModel:
         finally:
             _running.pop()
             self._config._attn_implementation = before
+
+
+def _draw(
+    feeds: Sequence[Feed], starts: Sequence[int], logits: torch.Tensor
+) -> list[list[tuple[int, float]] | EngineError]:
+    """All draws of a pass at once, so that only tokens leave the device, and once a pass. One entry a feed."""
+    places = [start + place for feed, start in zip(feeds, starts, strict=False) for place, _, _ in feed.draws]
+    rules = [(row, number) for feed in feeds for _, row, number in feed.draws]
+    if not places:
+        return [[] for _ in feeds]
+    chosen = logits if places == list(range(len(logits))) else logits[places]
+    try:
+        drawn = iter(pick(chosen, [row for row, _ in rules], [number for _, number in rules]))
+    except EngineError as error:  # one feed's logits are not finite: the others need not suffer
+        return (
+            [error]
+            if len(feeds) == 1
+            else [_draw([feed], [start], logits)[0] for feed, start in zip(feeds, starts, strict=False)]
+        )
+    return [[next(drawn) for _ in feed.draws] for feed in feeds]
 
 
 def _asked(feed: Feed, hidden: torch.Tensor | None) -> list[torch.Tensor]:

@@ -77,10 +77,16 @@ class PrefixStore:
         """Length of the longest known beginning; asks only, and marks nothing as used."""
         return length(self._walk_to(token_ids))
 
-    def insert(self, token_ids: TokenIds, kv: torch.Tensor, hidden: torch.Tensor) -> None:
+    def end(self, token_ids: TokenIds) -> Piece | None:
+        """Where all of `token_ids` ends, if it is known; marks nothing as used."""
+        pieces = self._walk_to(token_ids)
+        return pieces[-1] if pieces and length(pieces) == len(token_ids) else None
+
+    def insert(self, token_ids: TokenIds, kv: torch.Tensor, hidden: torch.Tensor, *, own: bool = False) -> None:
         """Add the last `n` tokens of `token_ids`, whose states are `kv` and `hidden`; the store may know some already.
 
-        Does nothing when the tokens before them are no longer held: a segment never hangs in the air.
+        Does nothing when the tokens before them are no longer held: a segment never hangs in the air. The states are
+        copied unless they are nobody else's (`own`).
         """
         self._clock += 1
         pieces = self._walk_to(token_ids)
@@ -92,13 +98,10 @@ class PrefixStore:
             piece.segment.used = self._clock
         parent = self._split(pieces[-1]) if pieces else None
         skip = known - first
-        segment = Segment(
-            token_ids=token_ids[known:],
-            kv=kv[..., skip:, :].clone(),
-            hidden=hidden[skip:].clone(),
-            parent=parent,
-            used=self._clock,
-        )
+        kv, hidden = kv[..., skip:, :], hidden[skip:]
+        if skip or not own:
+            kv, hidden = kv.clone(), hidden.clone()
+        segment = Segment(token_ids=token_ids[known:], kv=kv, hidden=hidden, parent=parent, used=self._clock)
         (parent.children if parent else self._roots)[token_ids[known]] = segment
         self.nbytes += segment.nbytes
         if self.nbytes > self.capacity:

@@ -29,7 +29,7 @@ WORTH_WAITING = 8
 class Runs(Protocol):
     """The model: `PackedModel.run`."""
 
-    def run(self, feeds: Sequence[Feed]) -> list[Fed]: ...
+    def run(self, feeds: Sequence[Feed]) -> Sequence[Fed | EngineError]: ...
 
 
 class Memory(Protocol):
@@ -109,15 +109,19 @@ class Scheduler:
                 if self._pump is not asyncio.current_task() or not (self._waiting or self._running):
                     return
                 with torch.inference_mode():
-                    self._admit()
+                    if self._admit():
+                        continue  # whoever had an answer at once may ask for more before the next pass
                     self._pass()
         finally:  # also when it is cancelled or by Ctrl-C: nobody may be left waiting for a dead pump
             if self._pump is asyncio.current_task():
                 self._drop_all()
 
-    def _admit(self) -> None:
-        """Start what waits, in order, unless memory is full or a running request is feeding what it needs, too."""
-        later = []
+    def _admit(self) -> bool:
+        """Start what waits, in order, unless memory is full or a running request is feeding what it needs, too.
+
+        Returns whether some had their answer without a pass.
+        """
+        later, started = [], len(self._waiting) + len(self._running)
         for place, job in enumerate(self._waiting):
             if self._running and self._memory.full:
                 later += self._waiting[place:]
@@ -133,6 +137,7 @@ class Scheduler:
             self._running.append(job)
             self._advance(job, None)
         self._waiting = later
+        return len(self._waiting) + len(self._running) < started
 
     def _pass(self) -> None:
         """One forward over what the running requests wait for, oldest first."""
@@ -158,10 +163,13 @@ class Scheduler:
         for job, fed in zip(chosen, results, strict=True):
             self._advance(job, fed)
 
-    def _advance(self, job: _Job, fed: Fed | None) -> None:
+    def _advance(self, job: _Job, fed: Fed | EngineError | None) -> None:
         """Hand a request what it waited for, up to its next wish or its end."""
         try:
-            job.feed = next(job.steps) if fed is None else job.steps.send(fed)
+            if isinstance(fed, EngineError):
+                job.feed = job.steps.throw(fed)
+            else:
+                job.feed = next(job.steps) if fed is None else job.steps.send(fed)
             if job.filling and fed is not None:
                 job.filling = self._memory.known(job.prefix) < len(job.prefix)
         except StopIteration as end:

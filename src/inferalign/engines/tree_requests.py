@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.drafts import Draft
+from inferalign.engines.draws import pick
 from inferalign.engines.lanes import Lane, LanePool, Trunk
 from inferalign.engines.packed import Fed, Feed, PackedModel, causal_mask
 from inferalign.engines.prefix import Piece, PrefixStore, common_prefix, length
@@ -101,16 +102,17 @@ class TreeRequests:
             usage.tokens_reused += known
             while len(prefix) - known > CHUNK:
                 known = yield from self._prefill(lane, prefix[: known + CHUNK], known, usage)
+            feed = self._chain(lane, prefix[known:], known, usage)
+            feed.wanted = (len(prefix) - known - 1,) if known < len(prefix) else ()
+            feed.states = () if known < len(prefix) else (_last_state(pieces),)
+            active = [draft for draft in drafts if draft.stop is None]
+            feed.draws = [(0, draft.row, draft.number()) for draft in active]
+            fed = yield feed
             if known < len(prefix):
-                feed = self._chain(lane, prefix[known:], known, usage)
-                feed.wanted = (len(prefix) - known - 1,)
-                fed = yield feed
                 self._keep(lane, prefix, known, fed.hidden)
-            else:
-                fed = yield Feed(lane=lane, usage=usage, states=(_last_state(pieces),))
             rows = _Rows(self._store, lane, prefix, usage)
             try:
-                yield from rows.grow(drafts, fed.logits)
+                yield from rows.grow(active, fed)
             finally:
                 rows.keep()
         finally:
@@ -167,58 +169,67 @@ class _Rows:
         self._paths: list[tuple[TokenIds, list[int]]] = []
         """Finished rows: tokens fed, and their slots."""
 
-    def grow(self, drafts: Sequence[Draft], first: torch.Tensor) -> Steps:
-        """`first` are the logits after the prefix, `[1, vocab]`."""
-        active = [draft for draft in drafts if draft.stop is None]
+    def grow(self, active: list[Draft], fed: Fed) -> Steps:
+        """`fed` has the first token of each draft."""
         slots: dict[int, list[int]] = {id(draft): [] for draft in active}
-        cursor = {id(draft): self._end() for draft in active}
-        logits, depth = first.expand(len(active), -1), len(self._prefix)
-        sees = np.ones((1, self._base), dtype=bool)
+        cursor: dict[int, Piece | None] = dict.fromkeys(slots, self._store.end(self._prefix))
         node_of = dict.fromkeys(slots, 0)
-        while active:
-            Draft.extend(active, logits)
+        sees = np.ones((1, self._base), dtype=bool)
+        depth = len(self._prefix)
+        while True:
+            for draft, (token, logprob) in zip(active, fed.drawn, strict=True):
+                draft.add(token, logprob)
             self._usage.new_tokens += len(active)
-            for draft in active:
-                if draft.stop is not None and slots[id(draft)]:
-                    self._paths.append((tuple(draft.drawn[: len(slots[id(draft)])]), slots[id(draft)]))
+            self._paths += [
+                (tuple(draft.drawn[: len(slots[id(draft)])]), slots[id(draft)])
+                for draft in active
+                if draft.stop is not None and slots[id(draft)]
+            ]
             active = [draft for draft in active if draft.stop is None]
             if not active:
                 return
             grown = [(node_of[id(draft)], draft.drawn[-1]) for draft in active]
             nodes = {node: i for i, node in enumerate(dict.fromkeys(grown))}
-            cursors: list[Piece | None] = [None] * len(nodes)
-            for draft, node in zip(active, grown, strict=True):
-                if cursors[nodes[node]] is None:
-                    cursors[nodes[node]] = _next(cursor[id(draft)], node[1])
-            order, logits, sees = yield from self._step(nodes, cursors, sees, depth)
             places = [nodes[node] for node in grown]
+            first = dict(zip(reversed(places), reversed(active), strict=True))
+            cursors: list[Piece | None] = [_next(cursor[id(first[i])], token) for i, (_, token) in enumerate(nodes)]
+            feed, slot, sees = self._feed(nodes, cursors, sees, depth)
+            # Logits come for the tokens that are fed, then for those whose states were known.
+            new = [i for i, piece in enumerate(cursors) if piece is None]
+            line = {i: k for k, i in enumerate([*new, *(i for i, piece in enumerate(cursors) if piece is not None)])}
+            feed.draws = [(line[i], draft.row, draft.number()) for i, draft in zip(places, active, strict=True)]
+            fed = yield feed
+            for k, i in enumerate(new):
+                self._states[slot[i]] = fed.hidden[k]
             for draft, place in zip(active, places, strict=True):
-                slots[id(draft)].append(order[place])
+                slots[id(draft)].append(slot[place])
                 cursor[id(draft)] = cursors[place]
                 node_of[id(draft)] = place
-            logits = logits if places == list(range(len(logits))) else logits[places]
             depth += 1
 
-    def _step(
+    def _feed(
         self,
         nodes: dict[tuple[int, int], int],
         cursors: Sequence[Piece | None],
         sees: NDArray[np.bool_],
         depth: int,
-    ) -> Generator[Feed, Fed, tuple[list[int], torch.Tensor, NDArray[np.bool_]]]:
-        """Feed the nodes that the store does not know. Their slots, their logits `[nodes, vocab]`, what each sees."""
+    ) -> tuple[Feed, list[int], NDArray[np.bool_]]:
+        """A feed of the nodes that the store does not know; the others are copied. Slots, and what each node sees."""
         lane, at = self._lane, self._lane.length
         known = [i for i, piece in enumerate(cursors) if piece is not None]
         new = [i for i, piece in enumerate(cursors) if piece is None]
-        slot = {i: at + k for k, i in enumerate([*known, *new])}
+        slot = [0] * len(nodes)
+        for k, i in enumerate([*known, *new]):
+            slot[i] = at + k
         wide = np.zeros((len(nodes), at + len(nodes)), dtype=bool)
         wide[:, : sees.shape[1]] = sees[[parent for parent, _ in nodes]]
-        wide[np.arange(len(nodes)), [slot[i] for i in range(len(nodes))]] = True
+        wide[np.arange(len(nodes)), slot] = True
         lane.reserve(at + len(nodes))
-        for i in known:
-            segment, take = cursors[i]  # type: ignore[misc]
-            lane.write(segment.kv[..., take - 1 : take, :], slot[i])
-            self._states[slot[i]] = segment.hidden[take - 1]
+        for i, piece in enumerate(cursors):
+            if piece is not None:
+                segment, take = piece
+                lane.write(segment.kv[..., take - 1 : take, :], slot[i])
+                self._states[slot[i]] = segment.hidden[take - 1]
         lane.length = at + len(known)
         self._usage.tokens_reused += len(known)
         tokens = [token for _, token in nodes]
@@ -233,25 +244,16 @@ class _Rows:
         if not wide[new].all():
             mask = torch.zeros(len(new), at + len(nodes), dtype=lane.kv.dtype)
             feed.mask = mask.masked_fill_(torch.from_numpy(~wide[new]), -torch.inf).to(lane.kv.device)
-        fed = yield feed
-        for k, i in enumerate(new):
-            self._states[slot[i]] = fed.hidden[k]
-        row_of = {i: k for k, i in enumerate([*new, *known])}
-        places = [row_of[i] for i in range(len(nodes))]
-        logits = fed.logits if places == list(range(len(places))) else fed.logits[places]
-        return [slot[i] for i in range(len(nodes))], logits, wide
-
-    def _end(self) -> Piece | None:
-        """Where the prefix ends in the store."""
-        pieces = self._store.match(self._prefix)
-        return pieces[-1] if length(pieces) == len(self._prefix) else None
+        return feed, slot, wide
 
     def keep(self) -> None:
         """Make what the finished rows fed known to later requests."""
         for tokens, slots in self._paths:
-            index = torch.tensor(slots, device=self._lane.kv.device)
-            states = torch.stack([self._states[slot] for slot in slots])
-            self._store.insert(self._prefix + tokens, self._lane.kv[..., index, :], states)
+            path = self._prefix + tokens
+            unknown = slots[max(0, self._store.known(path) - len(self._prefix)) :]
+            if unknown:
+                kv = self._lane.kv.index_select(3, torch.tensor(unknown, device=self._lane.kv.device))
+                self._store.insert(path, kv, torch.stack([self._states[slot] for slot in unknown]), own=True)
 
 
 class PlainRequests:
@@ -272,7 +274,10 @@ class PlainRequests:
     def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
         yield from ()
         while active := [draft for draft in drafts if draft.stop is None]:
-            Draft.extend(active, self.all_logits([prefix + tuple(draft.drawn) for draft in active], usage))
+            logits = self.all_logits([prefix + tuple(draft.drawn) for draft in active], usage)
+            found = pick(logits, [draft.row for draft in active], [draft.number() for draft in active])
+            for draft, (token, logprob) in zip(active, found, strict=True):
+                draft.add(token, logprob)
             usage.new_tokens += len(active)
 
     def all_logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> torch.Tensor:
@@ -357,6 +362,11 @@ def matches_plain(model: Any, tolerance: float) -> bool:
     return bool(((found - plain).abs() <= tolerance * scale).all())
 
 
+def _run(packed: PackedModel, feeds: Sequence[Feed]) -> list[Fed]:
+    """A pass in which nothing is drawn, so that nothing can fail to be."""
+    return [fed for fed in packed.run(feeds) if isinstance(fed, Fed)]
+
+
 def _probe(packed: PackedModel, branches: list[TokenIds], probe: TokenIds) -> torch.Tensor:
     """The logits that `matches_plain` compares: of both branches, fed in two steps after a trunk, and of two chains."""
     usage = RoleUsage()
@@ -369,7 +379,7 @@ def _probe(packed: PackedModel, branches: list[TokenIds], probe: TokenIds) -> to
     layers, heads, dim = packed.shape
     like = torch.empty(0, dtype=packed.dtype, device=packed.device)
     first, other = (Lane(like.new_empty(layers, 2, heads, 16, dim), None) for _ in range(2))
-    stem, chain = packed.run([feed(first, probe[:10], 0, wanted=[9]), feed(other, probe[:4], 0, wanted=[3])])
+    stem, chain = _run(packed, [feed(first, probe[:10], 0, wanted=[9]), feed(other, probe[:4], 0, wanted=[3])])
     trunk = Trunk(probe[:6], first.kv[..., :6, :].clone())
     grown = Lane(like.new_empty(layers, 2, heads, 16, dim), trunk)
     grown.write(first.kv[..., 6:10, :], 0)
@@ -378,11 +388,11 @@ def _probe(packed: PackedModel, branches: list[TokenIds], probe: TokenIds) -> to
     apart[1, 4] = -torch.inf
     level = feed(grown, [branch[10] for branch in branches], 10, mask=apart)
     level.positions = np.full(2, 10)
-    packed.run([level])
+    _run(packed, [level])
     seen = torch.full((2, 8), -torch.inf, dtype=packed.dtype, device=packed.device)
     seen[:, :4] = 0
     seen[0, 4] = seen[0, 6] = seen[1, 5] = seen[1, 7] = 0
     last = feed(grown, [branch[11] for branch in branches], 11, mask=seen, wanted=range(2))
     last.positions = np.full(2, 11)
-    (ends,) = packed.run([last])
+    (ends,) = _run(packed, [last])
     return torch.cat([ends.logits, stem.logits, chain.logits])

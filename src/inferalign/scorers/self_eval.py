@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Form = Literal["vote", "margin"]
 TRANSCRIPT = "Human: {user}\n\nAssistant:"
+KEPT_PROMPTS = 256
+"""Prompts whose token ids a judge keeps: more than are ever in flight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ class SelfEval:
         self._suffixes = [chat.encode(order.text) for order in template.orders]
         # [order][harmless, harmful] -> token id
         self._labels = [chat.label_ids(order.text, (order.harmless, order.harmful)) for order in template.orders]
+        self._kept: dict[object, TokenIds] = {}
 
     def with_form(self, form: Form) -> SelfEval:
         """The same judge with its verdict read in the other form."""
@@ -137,9 +140,19 @@ class SelfEval:
 
     def context(self, prompt: Prompt, token_ids: TokenIds) -> TokenIds:
         """Template, conversation from the last user turn on, and the answer's ids as they are."""
-        if self.template.conversation == "chat":
-            return self.chat.prompt_ids(prompt) + token_ids
-        return self._preamble + self.chat.encode(TRANSCRIPT.replace("{user}", prompt.text)) + token_ids
+        return self._before(prompt) + token_ids
+
+    def _before(self, prompt: Prompt) -> TokenIds:
+        """What precedes the answer: a search asks for it hundreds of times, so the newest prompts' are kept."""
+        key = (prompt.messages, prompt.token_ids)
+        if key not in self._kept:
+            if len(self._kept) >= KEPT_PROMPTS:
+                del self._kept[next(iter(self._kept))]
+            if self.template.conversation == "chat":
+                self._kept[key] = self.chat.prompt_ids(prompt)
+            else:
+                self._kept[key] = self._preamble + self.chat.encode(TRANSCRIPT.replace("{user}", prompt.text))
+        return self._kept[key]
 
     def room(self, prompt: Prompt) -> int:
         longest = max(len(suffix) for suffix in self._suffixes)
