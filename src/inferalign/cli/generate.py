@@ -62,8 +62,8 @@ class GenerateOptions:
     """rain: a sentence-transformers model for similarities; none takes the model's own hidden states."""
     trees: Annotated[bool, Parameter(negative="")] = False
     """rain: write the tree of each search into the run's `trees` folder, for later viewing."""
-    concurrency: int = 1
-    """Prompts in flight."""
+    concurrency: int = 16
+    """Prompts in flight: they share the model's passes, and change no answer."""
     shard: str | None = None
     """`1/2` answers half of the prompts, beside another process with `2/2` on the same run folder."""
     engine: Annotated[ModelOptions, Parameter(name="*")] = field(default_factory=ModelOptions)
