@@ -148,6 +148,10 @@ def compare(search: Search, naive: NaiveRain) -> None:
         assert naive.finished()
 
     asyncio.run(run())
+    assert_same_scores(search, naive)
+
+
+def assert_same_scores(search: Search, naive: NaiveRain) -> None:
     scores = {search.chat.decode(search._without_ends(ids)): score.value for (ids, _), score in search.verdicts.items()}
     assert scores.keys() == naive.values.keys()
     for text, value in scores.items():

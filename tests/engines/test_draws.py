@@ -91,5 +91,56 @@ def test_frequencies() -> None:
 
 
 def test_rows_are_drawn_each_by_its_own_rule() -> None:
-    picked = pick(torch.from_numpy(np.stack([FOUR, FOUR, FOUR])), [row(), row(greedy=True), row(top_k=2)], [0.95, 0.95, 0.95])
+    picked = pick(
+        torch.from_numpy(np.stack([FOUR, FOUR, FOUR])), [row(), row(greedy=True), row(top_k=2)], [0.95, 0.95, 0.95]
+    )
     assert [token for token, _ in picked] == [3, 1, 2]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_picking_for_many_is_drawing_for_each(ties: bool) -> None:
+    """Rows of every kind in one batch; with ties, most top-k edges lie between equals."""
+    rng = np.random.default_rng(int(ties))
+    kinds = [
+        {},
+        {"top_k": 1},
+        {"top_k": 3},
+        {"top_k": 3, "greedy": True},
+        {"greedy": True},
+        {"top_k": 12},
+        {"top_k": 99},
+    ]
+    for _ in range(60):
+        count, vocabulary = int(rng.integers(1, 9)), int(rng.integers(1, 16))
+        values = rng.integers(-2, 2, (count, vocabulary)) if ties else rng.normal(0, 2, (count, vocabulary))
+        logits = torch.tensor(values, dtype=torch.float32)
+        rows = [row(**kinds[rng.integers(len(kinds))], temperature=rng.choice([1.0, 0.7, 2.0])) for _ in range(count)]
+        numbers = [float(rng.choice([0.0, 1 - 2**-53, rng.random(), rng.random()])) for _ in range(count)]
+        picked = pick(logits, rows, numbers)
+        drawn = [draw(logits[i].double().numpy(), rows[i], numbers[i]) for i in range(count)]
+        assert [token for token, _ in picked] == [token for token, _ in drawn]
+        assert [logprob for _, logprob in picked] == pytest.approx([logprob for _, logprob in drawn], abs=1e-12)
+
+
+def test_a_tie_at_the_edge_goes_to_the_lower_id_whatever_the_device_would_say() -> None:
+    """Ten equals, of which three are kept: ids 1, 2 and 3, though any would do for a top-k."""
+    logits = torch.tensor([[-1.0] + [2.0] * 10])
+    picked = pick(logits.expand(3, -1), [row(top_k=3)] * 3, [0.1, 0.5, 0.9])
+    assert picked == [(token, pytest.approx(math.log(1 / 3))) for token in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("rules", [{}, {"top_k": 1}, {"top_k": 2}, {"greedy": True}, {"greedy": True, "top_k": 2}])
+@pytest.mark.parametrize("bad", [[0.0, math.nan, 1.0, 2.0], [math.nan] * 4, [0.0, math.inf, 1.0, 2.0], [-math.inf] * 4])
+def test_one_row_that_is_no_numbers_is_told_whatever_it_keeps(bad: list[float], rules: dict[str, object]) -> None:
+    """A filter must not hide it: a NaN is not among the most probable, and what is left looks like an answer."""
+    with pytest.raises(EngineError, match="not finite"):
+        draw(np.array(bad), row(**rules), 0.5)
+    with pytest.raises(EngineError, match="not finite"):
+        pick(torch.tensor([FOUR.tolist(), bad]), [row(**rules), row(**rules)], [0.5, 0.5])
+
+
+def test_masked_tokens_are_never_picked() -> None:
+    logits = torch.tensor([[0.0, -math.inf, 1.0, -math.inf]])
+    for number in (0.0, 0.3, 1 - 2**-53):
+        for rules in ({}, {"top_k": 2}, {"top_k": 3}, {"greedy": True}):
+            assert pick(logits, [row(**rules)], [number])[0][0] in (0, 2)

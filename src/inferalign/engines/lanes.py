@@ -90,10 +90,15 @@ class LanePool:
         lanes = sum(int(lane.kv.nbytes) for lane in self._lanes)
         return lanes + sum(int(trunk.kv.nbytes) for trunk in self._trunks)
 
-    @property
-    def full(self) -> bool:
-        """Whether another request in flight would need memory that is not there."""
-        return self.nbytes >= self.limit and all(lane.busy for lane in self._lanes)
+    def has_room(self, prefix: TokenIds) -> bool:
+        """Whether a request for `prefix` can start beside those in flight: its lane fits under the limit."""
+        layers, heads, dim = self._shape
+        trunk = self._trunk_of(prefix)
+        tokens = len(prefix) - (len(trunk.token_ids) if trunk else 0) + STEP
+        wanted = 2 * layers * heads * dim * self._like.element_size() * tokens
+        busy = sum(int(lane.kv.nbytes) for lane in self._lanes if lane.busy)
+        fits: bool = busy + sum(int(trunk.kv.nbytes) for trunk in self._trunks) + wanted <= self.limit
+        return fits
 
     def take(self, prefix: TokenIds) -> tuple[Lane, list[Piece]]:
         """A lane that holds what the store knows of `prefix`, and the pieces that the store knows."""
@@ -109,12 +114,17 @@ class LanePool:
         if trunk:
             trunk.used = self._clock
         self._load(lane, known, pieces)
+        self._balance()
         return lane, pieces
 
     def release(self, lane: Lane) -> None:
         lane.busy, lane.length = False, len(lane.token_ids)
+        self._balance()
+
+    def _balance(self) -> None:
+        """Keep lanes under their limit, and give the store the rest."""
         self._trim()
-        self.store.capacity = self.capacity - min(self.nbytes, self.limit)
+        self.store.capacity = max(0, self.capacity - self.nbytes)
         self.store.shrink()
 
     def _trim(self) -> None:
@@ -133,7 +143,8 @@ class LanePool:
             held = (lane.trunk.token_ids if lane.trunk else ()) + lane.token_ids
             if not lane.busy and held[: len(prefix)] == prefix:
                 lane.token_ids, lane.length, lane.used = (), 0, 0
-        gone = [trunk for trunk in self._trunks if trunk.token_ids[: len(prefix)] == prefix]
+        used = {id(lane.trunk) for lane in self._lanes if lane.busy}  # goes when it is not, by and by
+        gone = [t for t in self._trunks if t.token_ids[: len(prefix)] == prefix and id(t) not in used]
         self._lanes = [lane for lane in self._lanes if lane.busy or lane.trunk not in gone]
         self._trunks = [trunk for trunk in self._trunks if trunk not in gone]
 

@@ -41,7 +41,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 QUESTIONS_PER_FEED = 32
 """Prefixes judged in one tree: its mask grows with the square."""
-COLUMNS_PER_FEED = 1024
+COLUMNS_PER_FEED = 512
 """Rows times tokens that are drawn in one lane: a row sees only its own tokens there, but all are computed."""
 
 

@@ -127,6 +127,9 @@ class PrefixStore:
 
     def drop(self, token_ids: TokenIds) -> None:
         """Let go of everything that lies below `token_ids`, and of what of it no other prefix shares."""
+        if not token_ids:
+            self.clear()
+            return
         pieces = self._walk_to(token_ids)
         if length(pieces) < len(token_ids):
             return
@@ -138,7 +141,9 @@ class PrefixStore:
             node = None if siblings else parent
 
     def clear(self) -> None:
-        self._roots, self.nbytes = {}, 0
+        for segment in list(self._roots.values()):
+            self._drop(segment)
+        self._roots = {}
 
     def shrink(self) -> None:
         """Evict down to the capacity, should it have been lowered."""
@@ -179,9 +184,13 @@ class PrefixStore:
         return segment
 
     def _drop(self, segment: Segment) -> None:
-        """Count out a segment that was taken from the tree, and all below it."""
+        """Count out a segment that was taken from the tree, and all below it.
+
+        They are taken apart, so that their memory is free now and not when cycles are next collected.
+        """
         for gone in _below([segment]):
             self.nbytes -= gone.nbytes
+            gone.parent, gone.children = None, {}
 
     def _evict(self, keep: Segment | None) -> None:
         """Drop leaves, least recently used first, down to nine tenths of the capacity; `keep` and its path stay."""

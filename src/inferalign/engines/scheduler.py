@@ -22,6 +22,8 @@ from inferalign.engines.prefix import common_length
 
 PASS_TOKENS = 2048
 """Tokens of one pass at most: beyond a few hundred, more of them only cost memory."""
+TURNS = 4
+"""Turns of the loop that those who were woken get to ask again before the next pass: each gather takes one."""
 WORTH_WAITING = 8
 """A shared beginning of fewer tokens is fed twice rather than waited for."""
 
@@ -35,8 +37,7 @@ class Runs(Protocol):
 class Memory(Protocol):
     """What decides whether another request may start: the lanes and the store."""
 
-    @property
-    def full(self) -> bool: ...
+    def has_room(self, prefix: TokenIds) -> bool: ...
 
     def known(self, token_ids: TokenIds) -> int: ...
 
@@ -103,9 +104,8 @@ class Scheduler:
     async def _run(self) -> None:
         try:
             while True:
-                # Two rounds: those that were woken ask again in the first, those that they woke in the second.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
                 if self._pump is not asyncio.current_task() or not (self._waiting or self._running):
                     return
                 with torch.inference_mode():
@@ -123,7 +123,7 @@ class Scheduler:
         """
         later, started = [], len(self._waiting) + len(self._running)
         for place, job in enumerate(self._waiting):
-            if self._running and self._memory.full:
+            if self._running and not self._memory.has_room(job.prefix):
                 later += self._waiting[place:]
                 break
             known = self._memory.known(job.prefix)

@@ -9,7 +9,8 @@ as it was visited, and the rest is drawn without search.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from inferalign.core.errors import ContextOverflow, ScoringError
@@ -27,11 +28,12 @@ from inferalign.procedures.rain_tree import (
     backup,
     best_child,
     drop_child,
+    let_go,
     make_root,
     select_child,
     wants_widening,
 )
-from inferalign.scorers.base import ContextScorer
+from inferalign.scorers.base import ContextScorer, Scorer
 
 if TYPE_CHECKING:
     from inferalign.procedures.rain import Rain
@@ -59,13 +61,14 @@ class Search:
             room=self.room,
             usage=self.usage.generator,
         )
-        self.embedding: SuffixEmbedding = rain.encoder or HiddenStates(self.engine, self._context)
+        context = _context(self.guide, prompt, self.prompt_ids)
+        self.embedding: SuffixEmbedding = rain.encoder or HiddenStates(self.engine, context)
         self.tree: TreeWriter | None = None
         if rain.trees is not None:
             self.tree = TreeWriter(rain.trees, prompt.id, self.seed, self.settings, self.chat.decode)
         self.verdicts: dict[tuple[TokenIds, bool], Score | Unscored] = {}
         self.facts = Facts()
-        self._judged_base = self._context(())
+        self._judged_base = context(())
         self._searched: int | None = None
         self._rest: StopReason | None = None
 
@@ -85,11 +88,6 @@ class Search:
                 f"{needs}: {shorter} or use a model with a longer context"
             )
         return min(self.max_new_tokens, room)
-
-    def _context(self, reply: TokenIds) -> TokenIds:
-        return (
-            self.guide.context(self.prompt, reply) if isinstance(self.guide, ContextScorer) else self.prompt_ids + reply
-        )
 
     async def run(self) -> Completion:
         """Search until the answer ends."""
@@ -137,6 +135,7 @@ class Search:
         """The search is over: its engine may let go of all it holds for it."""
         for base in (self.prompt_ids, self._judged_base):
             self.engine.forget(base)
+        let_go(self.root)
 
     def _commit_visited(self, iterations: int) -> None:
         """The most visited path, as far as something was evaluated on it."""
@@ -303,3 +302,10 @@ class Search:
         """Tokens of the answer that a commit chose; the others were drawn without search."""
         committed = self.committed if self._searched is None else self.committed[: self._searched]
         return min(len(committed), len(self.answer().token_ids))
+
+
+def _context(guide: Scorer, prompt: Prompt, prompt_ids: TokenIds) -> Callable[[TokenIds], TokenIds]:
+    """The ids in which an answer is read: those that the guide judges, if it says so."""
+    if isinstance(guide, ContextScorer):
+        return partial(guide.context, prompt)
+    return lambda reply: prompt_ids + reply

@@ -249,13 +249,22 @@ def make_root(root: Node, child: Node, settings: RainSettings) -> Node:
 
     Mixed first and normalised then, as published: the two orders differ where a widening has left priors over 1.
     """
-    root.children = []
+    let_go(root, keep=child)
     child.parent = None
     if child.children:
         mixed = normalise(mix_uniform([c.prior for c in child.children], settings.root_uniform))
         for grandchild, prior in zip(child.children, mixed, strict=True):
             grandchild.prior = prior
     return child
+
+
+def let_go(root: Node, keep: Node | None = None) -> None:
+    """Take a tree apart, so that its memory is free now and not when cycles are next collected; `keep` stays whole."""
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        todo += [child for child in node.children if child is not keep]
+        node.parent, node.children = None, []
 
 
 def _root(node: Node) -> Node:
