@@ -19,6 +19,7 @@ TORCH_FILES = {
     "engines/prefix.py",
     "engines/cpu_linear.py",
     "engines/draws.py",
+    "engines/lane_attention.py",
     "engines/lanes.py",
     "engines/packed.py",
     "engines/scheduler.py",

@@ -14,21 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from inferalign.core.errors import EngineError
 from inferalign.core.types import RoleUsage, TokenIds
-from inferalign.engines import packed as packed_module
+from inferalign.engines import lane_attention
 from inferalign.engines.base import Row
 from inferalign.engines.draws import draw
+from inferalign.engines.lane_attention import BLOCK, LONG, attend, causal_mask, merge, plain_attention
 from inferalign.engines.lanes import Lane, Trunk
-from inferalign.engines.packed import (
-    BLOCK,
-    LONG,
-    Fed,
-    Feed,
-    PackedModel,
-    attend,
-    causal_mask,
-    merge,
-    plain_attention,
-)
+from inferalign.engines.packed import Fed, Feed, PackedModel
 
 SCALE = 0.37
 """Not 1 / sqrt(head_dim): a scale that is ignored must show."""
@@ -89,7 +80,7 @@ def test_attention_and_its_log_sum_exp_are_the_formula(
     kind: str, heads: int, kv_heads: int, dtype: torch.dtype
 ) -> None:
     query, keys, values, allowed, mask, causal = case(kind, heads, kv_heads, dtype)
-    found = attend(query, keys, values, mask, SCALE, causal=causal)
+    found = attend(query, keys[None], values[None], mask, SCALE, causal=causal)
     assert found[0].dtype == dtype
     assert found[0].shape == query.shape
     assert_close(found, formula(query, keys, values, allowed), dtype)
@@ -114,8 +105,8 @@ def test_two_parts_merge_to_attention_over_both(cut: int, heads: int, kv_heads: 
     allowed[:, :cut] = True  # the trunk is seen by all
     allowed[:, -1] = True
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -torch.inf)
-    first = attend(query, keys[:, :cut], values[:, :cut], None, SCALE)
-    second = attend(query, keys[:, cut:], values[:, cut:], mask[:, cut:].contiguous(), SCALE)
+    first = attend(query, keys[None, :, :cut], values[None, :, :cut], None, SCALE)
+    second = attend(query, keys[None, :, cut:], values[None, :, cut:], mask[:, cut:].contiguous(), SCALE)
     expected, _ = formula(query, keys, values, allowed)
     assert_close([merge(first, second), merge(second, first)], [expected, expected], dtype)
 
@@ -294,7 +285,7 @@ def test_a_trunk_is_read_once_for_all_that_stand_on_it(llama: Packing, monkeypat
         read.append((query.shape[2], keys.data_ptr()))
         return attend(query, keys, *rest, **options)
 
-    monkeypatch.setattr(packed_module, "attend", count)
+    monkeypatch.setattr(lane_attention, "attend", count)
     assert_plain(llama, wanted)
     for trunk, tokens in [(wanted[0].feed.lane.trunk, 3 + 1 + 4), (wanted[5].feed.lane.trunk, 4)]:
         assert trunk is not None
@@ -365,6 +356,6 @@ def test_a_pass_that_fails_leaves_nothing_behind(llama: Packing, monkeypatch: py
         with pytest.raises(RuntimeError, match="out of memory"):
             llama.run([case.feed])
     assert llama.model.config._attn_implementation == kind
-    assert packed_module._running == []
+    assert lane_attention._running == []
     assert case.feed.lane.length == 5, "what the failed pass wrote is behind the lane's end"
     assert_plain(llama, [case])

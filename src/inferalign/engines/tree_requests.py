@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.drafts import Draft
 from inferalign.engines.draws import pick
+from inferalign.engines.lane_attention import causal_mask
 from inferalign.engines.lanes import Lane, LanePool, Trunk
-from inferalign.engines.packed import Fed, Feed, PackedModel, causal_mask
+from inferalign.engines.packed import Fed, Feed, PackedModel
 from inferalign.engines.prefix import Piece, PrefixStore, common_prefix, length
 
 CHUNK = 512
