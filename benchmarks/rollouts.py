@@ -203,11 +203,11 @@ def main() -> None:
             asked = [loaded.chat.prompt_ids(prompt) for prompt in sandbox_prompts("harmful", IN_FLIGHT, 40001)]
             title = f"sandbox model, {min(map(len, asked))}-{max(map(len, asked))} tokens"
             facts["sandbox"] = report(title, rates(loaded, asked, many))
+    # The goals are for prompts that are worth keeping: fifteen tokens of the sandbox save no prefill, and are shown only.
     missed = [
-        f"{model}: {OURS[1]} / {baseline}"
-        for model, of in facts.items()
+        f"{OURS[1]} / {baseline}"
         for baseline, goal in GOALS.items()
-        if of[f"{OURS[1]} / {baseline}"]["median"] < goal <= of[f"{OURS[1]} / {baseline}"]["ceiling"]
+        if "random" in facts and facts["random"][f"{OURS[1]} / {baseline}"]["median"] < goal
     ]
     print(
         json.dumps(

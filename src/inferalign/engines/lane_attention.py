@@ -22,6 +22,9 @@ LONG = 256
 BLOCK = 128
 """Queries whose scores are held at a time where there is no fused kernel: they should stay in a cache."""
 
+TINY = 1e-30
+"""A weight over this has all its digits."""
+
 Views = Sequence[torch.Tensor]
 """Keys and values of each layer in turn, `[1, kv_heads, n, head_dim]`: those of layer i at 2 i and 2 i + 1."""
 
@@ -150,11 +153,17 @@ def plain_attention(
         if mask is not None:
             scores += mask[at : at + BLOCK]
         weights = scores.softmax(dim=-1)
-        # The largest weight is exp(largest score - log-sum-exp): nothing else need be kept to know the last.
-        lse = scores.amax(dim=-1).float() - weights.amax(dim=-1).float().log()
-        parts.append((weights @ values, lse))
+        parts.append((weights @ values, _log_sum_exp(scores, weights)))
     out, lse = (torch.cat(found, dim=2) for found in zip(*parts, strict=True))
     return out, lse
+
+
+def _log_sum_exp(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Any weight is exp(its score - log-sum-exp). The first key's will do, unless somewhere it is too small to tell."""
+    weight = weights[..., 0].float()
+    if bool((weight > TINY).all()):
+        return scores[..., 0].float() - weight.log()
+    return scores.amax(dim=-1).float() - weights.amax(dim=-1).float().log()
 
 
 def merge(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

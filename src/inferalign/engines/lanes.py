@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from inferalign.core.types import TokenIds
+from inferalign.engines.lane_attention import views
 from inferalign.engines.prefix import Piece, PrefixStore, common_length, length
 
 STEP = 64
@@ -31,6 +32,9 @@ class Trunk:
     kv: torch.Tensor
     used: int = 0
 
+    def __post_init__(self) -> None:
+        self.views = views(self.kv)
+
 
 @dataclass(eq=False)
 class Lane:
@@ -44,6 +48,10 @@ class Lane:
     length: int = 0
     busy: bool = False
     used: int = 0
+    nbytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.nbytes = int(self.kv.nbytes)
 
     @property
     def offset(self) -> int:
@@ -58,7 +66,7 @@ class Lane:
         wide = -(-max(capacity, have * 3 // 2) // STEP) * STEP
         grown = self.kv.new_empty(*self.kv.shape[:3], wide, self.kv.shape[4])
         grown[..., : self.length, :] = self.kv[..., : self.length, :]
-        self.kv = grown
+        self.kv, self.nbytes = grown, int(grown.nbytes)
 
     def write(self, kv: torch.Tensor, at: int) -> None:
         """Put states `[layers, 2, heads, n, head_dim]` into slots from `at` on."""
@@ -87,7 +95,7 @@ class LanePool:
 
     @property
     def nbytes(self) -> int:
-        lanes = sum(int(lane.kv.nbytes) for lane in self._lanes)
+        lanes = sum(lane.nbytes for lane in self._lanes)
         return lanes + sum(int(trunk.kv.nbytes) for trunk in self._trunks)
 
     def has_room(self, prefix: TokenIds) -> bool:
@@ -96,7 +104,7 @@ class LanePool:
         trunk = self._trunk_of(prefix)
         tokens = len(prefix) - (len(trunk.token_ids) if trunk else 0) + STEP
         wanted = 2 * layers * heads * dim * self._like.element_size() * tokens
-        busy = sum(int(lane.kv.nbytes) for lane in self._lanes if lane.busy)
+        busy = sum(lane.nbytes for lane in self._lanes if lane.busy)
         fits: bool = busy + sum(int(trunk.kv.nbytes) for trunk in self._trunks) + wanted <= self.limit
         return fits
 

@@ -110,7 +110,7 @@ class PackedModel:
         for _, together in groupby(feeds, key=lambda feed: id(feed.lane.trunk)):
             side = list(together)
             trunk = side[0].lane.trunk
-            bundles.append(Bundle([self._group(feed) for feed in side], views(trunk.kv) if trunk else None))
+            bundles.append(Bundle([self._group(feed) for feed in side], trunk.views if trunk else None))
         ids = torch.tensor([[token for feed in feeds for token in feed.token_ids]], device=self.device)
         positions = torch.from_numpy(np.concatenate([feed.positions for feed in feeds]))[None].to(self.device)
         with attending(self._config, bundles):

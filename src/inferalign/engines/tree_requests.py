@@ -77,24 +77,23 @@ class TreeRequests:
         return fed.logits if places == list(range(len(fed.logits))) else fed.logits[places]
 
     def hidden(self, prefix: TokenIds, start: int, usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
-        pieces = self._store.match(prefix)
-        if length(pieces) < len(prefix):
-            lane, pieces = self._lanes.take(prefix)
-            try:
-                known = length(pieces)
-                usage.tokens_reused += known
-                parts = [piece.segment.hidden[: piece.take] for piece in pieces]
-                while known < len(prefix):
-                    end = min(known + CHUNK, len(prefix))
-                    fed = yield self._chain(lane, prefix[known:end], known, usage)
-                    self._keep(lane, prefix[:end], known, fed.hidden)
-                    parts.append(fed.hidden)
-                    known = end
-            finally:
-                self._lanes.release(lane)
-            return torch.cat(parts)[start:]
-        usage.tokens_reused += len(prefix)
-        return states_from(pieces, start)
+        if self._store.known(prefix) == len(prefix):
+            usage.tokens_reused += len(prefix)
+            return states_from(self._store.match(prefix), start)
+        lane, pieces = self._lanes.take(prefix)
+        try:
+            known = length(pieces)
+            usage.tokens_reused += known
+            parts = [piece.segment.hidden[: piece.take] for piece in pieces]
+            while known < len(prefix):
+                end = min(known + CHUNK, len(prefix))
+                fed = yield self._chain(lane, prefix[known:end], known, usage)
+                self._keep(lane, prefix[:end], known, fed.hidden)
+                parts.append(fed.hidden)
+                known = end
+        finally:
+            self._lanes.release(lane)
+        return torch.cat(parts)[start:]
 
     def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
         lane, pieces = self._lanes.take(prefix)
