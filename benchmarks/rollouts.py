@@ -203,7 +203,7 @@ def main() -> None:
             asked = [loaded.chat.prompt_ids(prompt) for prompt in sandbox_prompts("harmful", IN_FLIGHT, 40001)]
             title = f"sandbox model, {min(map(len, asked))}-{max(map(len, asked))} tokens"
             facts["sandbox"] = report(title, rates(loaded, asked, many))
-    # The goals are for prompts that are worth keeping: fifteen tokens of the sandbox save no prefill, and are shown only.
+    # The goals are for long prompts: the sandbox's fifteen tokens save no prefill, and are shown only.
     missed = [
         f"{OURS[1]} / {baseline}"
         for baseline, goal in GOALS.items()
