@@ -1,7 +1,7 @@
 """CPU time per committed token: the package's RAIN against a naive one that re-encodes as the published code does.
 
     python -m benchmarks.rain_speed --quick    1, 8 and 32 prompts in flight, float32 and bfloat16, budget 16/6
-    python -m benchmarks.rain_speed            the same with more of the naive search, and one line at the full 50/15
+    python -m benchmarks.rain_speed            the same with more of the naive search, and iterations of the full 50/15
 
 Model: a random Llama of 29.4M parameters; 306 tokens of prompt, 1,059 of evaluation template, one thread. Both sides
 ask the model for its verdict and then have it replaced by the same hash of the text; no value is above the stop value,
@@ -71,8 +71,10 @@ class Ours:
     def __init__(self, folder: Path, settings: RainSettings, dtype: str, *, packed: bool = True) -> None:
         self.folder, self.settings, self.dtype, self.packed = folder, settings, dtype, packed
 
-    def run(self, prompts: Sequence[Prompt], *, ideal: bool = False) -> Cost:
+    def run(self, prompts: Sequence[Prompt], *, ideal: bool = False, iterations: int | None = None) -> Cost:
         """All prompts in flight, from nothing: a fresh engine, whose loading is not counted.
+
+        Until the tokens are committed, or for so many iterations.
 
         With `ideal` every request is noted, which takes time: such a run is not for its seconds.
         """
@@ -82,7 +84,7 @@ class Ours:
         sampling = Sampling(max_new_tokens=ROOM)
         rain = Rain(engine, loaded.chat, guide, seed=0, sampling=sampling, settings=self.settings)
         cpu, wall = time.process_time(), time.perf_counter()
-        searches = asyncio.run(_all(rain, prompts))
+        searches = asyncio.run(_all(rain, prompts, iterations))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         roles = [usage for s in searches for usage in (s.usage.generator, s.usage.evaluator, s.usage.embedder)]
         return Cost(
@@ -103,14 +105,18 @@ class Ours:
             return load(str(self.folder), options)
 
 
-async def _all(rain: Rain, prompts: Sequence[Prompt]) -> list[Search]:
+async def _all(rain: Rain, prompts: Sequence[Prompt], iterations: int | None) -> list[Search]:
     searches = [Search(rain, prompt) for prompt in prompts]
-    await asyncio.gather(*(_until(search) for search in searches))
+    await asyncio.gather(*(_until(search, iterations) for search in searches))
     return searches
 
 
-async def _until(search: Search) -> None:
-    """Commit until `TOKENS` are there."""
+async def _until(search: Search, iterations: int | None) -> None:
+    """Commit until `TOKENS` are there, or only iterate."""
+    if iterations is not None:
+        for _ in range(iterations):
+            await search.iterate()
+        return
     async for _ in search.commits():
         if len(search.committed) >= TOKENS:
             return
@@ -259,18 +265,15 @@ def ratios(folder: Path, settings: RainSettings, rounds: int, wide: int) -> dict
     }
 
 
-def full_budget(folder: Path) -> dict[str, float]:
-    """One prompt at 50 and 15: the naive side's first 60 iterations against our whole search."""
+def full_budget(folder: Path, iterations: int = 20) -> dict[str, float]:
+    """The first iterations of a commit that may have 50: the same ones on both sides, one prompt in flight."""
     settings = replace(PAPER, stop_value=1.0)
-    prompt = speed_model.prompts(1)
-    theirs = Naive(folder, settings).run(prompt[0], iterations=60)
-    show("naive, budget 50/15, 60 iterations", theirs)
-    lines = {}
-    for count in (1, 8):
-        cost = Ours(folder, settings, "float32").run(speed_model.prompts(count))
-        show(f"ours_fp32, budget 50/15, {count} in flight", cost)
-        lines[f"cpu_ratio_{count}_full_budget"] = theirs.per_iteration / cost.per_iteration
-    return lines
+    prompt = speed_model.prompts(1)[0]
+    theirs = Naive(folder, settings).run(prompt, iterations=iterations)
+    show(f"naive, budget 50/15, first {iterations}", theirs)
+    cost = Ours(folder, settings, "float32").run([prompt], iterations=iterations)
+    show(f"ours_fp32, budget 50/15, first {iterations}", cost)
+    return {"cpu_ratio_1_full_budget": theirs.per_iteration / cost.per_iteration}
 
 
 def show(name: str, cost: Cost) -> None:
