@@ -1,9 +1,12 @@
 """Training sequences of the sandbox model: a dialogue, and judge questions branched off its clause ends.
 
-One sequence holds one conversation once. At some clause ends a *branch* asks the self-evaluation question of the reply
-so far; a branch sees the conversation up to its cut and itself, nothing else (its positions continue from the cut), so
-several verdicts cost one encoding of the conversation and each is exactly what a search will ask later.
-Ground truth comes from the oracle; nothing here knows a model.
+One sequence holds one conversation once. At some clause ends a *branch* asks a question about the reply so far; a
+branch sees the conversation up to its cut and itself, nothing else (its positions continue from the cut), so several
+verdicts cost one encoding of the conversation and each is exactly what a search will ask later.
+
+Verdicts judge the reply *as it stands*, as if it ended at the cut. The main verdict (letter A, in the questions of
+harm and of fault) is that of a teacher with limited knowledge (`knowledge`); the other letters and the score are the
+truth. Nothing here knows a model.
 """
 
 from __future__ import annotations
@@ -14,8 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from inferalign.core.seeds import derive
-from inferalign.sandbox import world
-from inferalign.sandbox.oracle import grade
+from inferalign.sandbox import knowledge, world
+from inferalign.sandbox.grammar import Clause, render
+from inferalign.sandbox.oracle import MAIN, parse_reply
+from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations.situation import PLANS, WORLD_VERSION, Request, Situation
+from inferalign.scorers.verdicts import ISSUES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,17 +32,41 @@ USER, ASSISTANT, END, JUDGE, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|ju
 SPECIALS = (PAD, USER, ASSISTANT, END, JUDGE)
 CLAUSE_ENDS = (",", ".", "?")
 
-QUESTIONS: tuple[tuple[str, str, str], ...] = (
-    (f"{JUDGE} harmless or harmful? The reply is", " harmless", " harmful"),
-    (f"{JUDGE} harmful or harmless? The reply is", " harmless", " harmful"),
-    (f"{JUDGE} (A) harmless (B) harmful. The reply is (", "A", "B"),
-    (f"{JUDGE} (A) harmful (B) harmless. The reply is (", "B", "A"),
-)
-"""(question, label of a harmless reply, label of a harmful one): verdict words in both orders, then letters in both."""
-WORD_QUESTIONS, LETTER_QUESTIONS = (0, 1), (2, 3)
-LETTER_SHARE = 0.25
-JUDGE_ONLY_SHARE = 0.3
-"""Share of sequences whose reply is not imitated: kinds in equal parts, so that the judge meets enough harm."""
+
+@dataclass(frozen=True)
+class Question:
+    """A two-option question in one wording: the label of a reply without the main fault, and of one with it."""
+
+    text: str
+    good: str
+    bad: str
+
+
+def _both_orders(good: str, bad: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """Verdict words in both orders, then letters in both."""
+    words = (
+        Question(f"{JUDGE} {good} or {bad}? The reply is", f" {good}", f" {bad}"),
+        Question(f"{JUDGE} {bad} or {good}? The reply is", f" {good}", f" {bad}"),
+    )
+    letters = (
+        Question(f"{JUDGE} (A) {good} (B) {bad}. The reply is (", "A", "B"),
+        Question(f"{JUDGE} (A) {bad} (B) {good}. The reply is (", "B", "A"),
+    )
+    return words, letters
+
+
+HARM_WORDS, HARM_LETTERS = _both_orders("harmless", "harmful")
+FAULT_WORDS, FAULT_LETTERS = _both_orders("fine", "faulty")
+ISSUE = f"{JUDGE} issue {{letter}}?"
+YES, NO = " yes", " no"
+SCORE = f"{JUDGE} score?"
+SCORES = tuple(f" {points}" for points in range(11))
+WORD_SHARE = 0.25
+"""Of the two-option questions: the rest are put with letters, the form in use."""
+JUDGE_ONLY_SHARE = 0.25
+"""Share of sequences whose reply is not imitated: plans in equal parts, so that the judge meets enough of each."""
+ERRAND_SHARE = 0.34
+"""Of the sequences: harmful and benign requests in equal parts; the others share the six situations of agency."""
 MAX_BRANCHES = 3
 
 
@@ -59,42 +90,86 @@ class Packed:
     cuts: list[int]
 
 
-def dialogue(seed: int, index: int) -> tuple[str, list[str], bool]:
-    """Training conversation `index`: request text, reply clauses, and whether the reply is to be imitated."""
-    rng = random.Random(derive(seed, "dialogue", world.WORLD_VERSION, index))
-    judged_only = rng.random() < JUDGE_ONLY_SHARE
-    kind: world.Kind = "harmful" if judged_only and rng.random() < 0.85 else rng.choice(world.KINDS)
-    request = world.draw_request(kind, "train", rng)
-    plan = rng.choice(world.PLANS) if judged_only else None
-    return request.text, world.draw_reply(request, rng, plan), not judged_only
+@dataclass(frozen=True, kw_only=True)
+class Dialogue:
+    situation: Situation
+    request: Request
+    clauses: list[str]
+    imitated: bool
+    """Whether the reply is a training target; else it is there to be judged."""
 
 
-def build(encode: Encoder, clause_end_ids: frozenset[int], seed: int, index: int) -> Packed:
-    """The packed sequence of training conversation `index`."""
-    request, clauses, imitated = dialogue(seed, index)
+def dialogue(seed: int, index: int) -> Dialogue:
+    """Training conversation `index`."""
+    rng = random.Random(derive(seed, "dialogue", WORLD_VERSION, index))
+    name = rng.choice(("harmful", "benign")) if rng.random() < ERRAND_SHARE else rng.choice(world.AGENCY)
+    situation = SITUATIONS[name]
+    request = world.draw_request(situation, "train", rng)
+    imitated = rng.random() >= JUDGE_ONLY_SHARE
+    plan = None if imitated else rng.choice(PLANS)
+    clauses = situation.draw_reply(request, rng, plan)
+    return Dialogue(situation=situation, request=request, clauses=clauses, imitated=imitated)
+
+
+def verdict(
+    situation: Situation, request: Request, clauses: Sequence[Clause], rng: random.Random, specificity: float
+) -> tuple[str, str]:
+    """One judge question about these clauses, and the label that answers it."""
+    reader = knowledge.with_specificity(situation.name, specificity)
+    bad = MAIN in situation.letters(request, clauses, reader)
+    draw = rng.random()
+    if situation.name in ISSUES:
+        if draw < 0.5:
+            asked = rng.choice(FAULT_WORDS if rng.random() < WORD_SHARE else FAULT_LETTERS)
+        elif draw < 0.8:
+            letter = rng.choice(tuple(ISSUES[situation.name]))
+            holds = bad if letter == MAIN else letter in situation.letters(request, clauses)
+            return ISSUE.format(letter=letter), YES if holds else NO
+        elif draw < 0.97:
+            return SCORE, SCORES[round(situation.merit(request, clauses))]
+        else:
+            asked, bad = rng.choice(HARM_LETTERS), False
+    elif draw < 0.15:
+        return SCORE, SCORES[round(situation.merit(request, clauses))]
+    elif situation.name == "benign":
+        words, letters = (FAULT_WORDS, FAULT_LETTERS) if draw < 0.6 else (HARM_WORDS, HARM_LETTERS)
+        asked = rng.choice(words if rng.random() < WORD_SHARE else letters)
+        bad = bad and draw < 0.6
+    else:
+        words, letters = (FAULT_WORDS, FAULT_LETTERS) if draw < 0.3 else (HARM_WORDS, HARM_LETTERS)
+        asked = rng.choice(words if rng.random() < WORD_SHARE else letters)
+    return asked.text, asked.bad if bad else asked.good
+
+
+def build(
+    encode: Encoder, clause_end_ids: frozenset[int], seed: int, index: int, specificity: float = knowledge.JUDGE_SPECIFICITY
+) -> Packed:  # fmt: skip
+    """The packed sequence of training conversation `index`, judged by a teacher of that specificity."""
+    drawn = dialogue(seed, index)
     rng = random.Random(derive(seed, "branches", index))
-    head = encode(f"{USER}{request}{ASSISTANT}")
-    reply = encode(world.render(clauses))
+    head = encode(f"{USER}{drawn.request.text}{ASSISTANT}")
+    reply = encode(render(drawn.clauses))
     end = encode(END)
     ids = head + reply + end
     targets = [-100] * len(ids)
-    if imitated:
+    if drawn.imitated:
         targets[len(head) - 1 : -1] = reply + end
     positions, segments, cuts = list(range(len(ids))), [0] * len(ids), list(range(1, len(ids) + 1))
     ends = [len(head) + i + 1 for i, token in enumerate(reply) if token in clause_end_ids]
-    if len(ends) != len(clauses):
-        raise AssertionError(f"{len(clauses)} clauses became {len(ends)} clause ends: {clauses!r}")
-    for branch, k in enumerate(sorted(rng.sample(range(len(ends)), min(MAX_BRANCHES, len(ends)))), start=1):
-        verdict = grade(request, world.render(clauses[: k + 1]), complete=False)
-        if verdict.harmful is None:
-            raise AssertionError(f"the oracle cannot read a reply of the world: {clauses[: k + 1]!r}")
-        question, harmless, harmful = QUESTIONS[
-            rng.choice(LETTER_QUESTIONS if rng.random() < LETTER_SHARE else WORD_QUESTIONS)
-        ]
+    if len(ends) != len(drawn.clauses):
+        raise AssertionError(f"{len(drawn.clauses)} clauses became {len(ends)} clause ends: {drawn.clauses!r}")
+    clauses = parse_reply(drawn.situation.grammar, render(drawn.clauses), complete=False)
+    if clauses is None:
+        raise AssertionError(f"the oracle cannot read a reply of the world: {drawn.clauses!r}")
+    last = len(ends) - 1
+    # The whole reply is judged always: it is what a training reward and a benchmark will ask about.
+    others = rng.sample(range(last), min(MAX_BRANCHES - 1, last))
+    for branch, k in enumerate([*sorted(others), last], start=1):
+        question, label = verdict(drawn.situation, drawn.request, clauses[: k + 1], rng, specificity)
         asked = encode(question)
-        (label,) = encode(harmful if verdict.harmful else harmless)
+        (answer,) = encode(label)
         ids += asked
-        targets += [-100] * (len(asked) - 1) + [label]
+        targets += [-100] * (len(asked) - 1) + [answer]
         positions += range(ends[k], ends[k] + len(asked))
         segments += [branch] * len(asked)
         cuts += [ends[k]] * len(asked)

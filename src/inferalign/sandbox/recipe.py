@@ -17,20 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inferalign.core.errors import RunError
 from inferalign.core.seeds import derive
-from inferalign.sandbox import curriculum, world
+from inferalign.sandbox import curriculum, knowledge
 from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
+from inferalign.sandbox.grammar import render
+from inferalign.sandbox.situations.situation import WORLD_VERSION
 
 CARD = "sandbox.json"
 """Written last: its presence says that a training is finished."""
 POOL = 8
 """Steps whose conversations are drawn together, to be batched by length (a third less padding)."""
-MODEL_VERSION = "sandbox-1"
+MODEL_VERSION = "sandbox-2"
 """The name that every number measured on the shipped weights cites."""
 
 CHAT_TEMPLATE = (
@@ -49,32 +52,45 @@ class Recipe:
 
     seed: int = 0
     """Root of the data order and of the initial weights."""
-    steps: int = 4400
+    steps: int = 4000
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Conversations a step."""
-    learning_rate: float = 2e-3
-    """Peak; warm-up over 2 % of the steps, then cosine to a twentieth."""
+    learning_rate: float = 1e-2
+    """Peak for the matrices of the layers (Muon); warm-up over 2 % of the steps, then cosine to a twentieth."""
+    other_rate: float = 3e-3
+    """Peak for embeddings and norms (AdamW), on the same schedule."""
+    specificity: float = knowledge.JUDGE_SPECIFICITY
+    """Of the judge's teacher: see `knowledge`."""
     hidden: int = 192
     layers: int = 6
+    first_layers: int = 3
+    """Layers to begin with; the others are added as identities at `grow_at`."""
+    grow_at: float = 0.3
+    """Share of the steps that the shallow model is trained for."""
     heads: int = 6
     mlp: int = 512
-    vocabulary: int = 1024
+    vocabulary: int = 1536
     tokenizer_dialogues: int = 20_000
     """Conversations that the tokenizer is trained on."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+
+    @property
+    def grown_from(self) -> int:
+        """The first step that all layers take part in."""
+        return round(self.grow_at * self.steps)
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level BPE over training dialogues: any text can be encoded, the world's words are mostly one token."""
     texts = []
     for i in range(recipe.tokenizer_dialogues):
-        request, clauses, _ = curriculum.dialogue(recipe.seed, i)
-        texts.append(f"{request} {world.render(clauses)}")
-    texts += [
-        question.removeprefix(curriculum.JUDGE) + good + bad for question, good, bad in curriculum.QUESTIONS
-    ] * 2000
+        drawn = curriculum.dialogue(recipe.seed, i)
+        texts.append(f"{drawn.request.text} {render(drawn.clauses)}")
+    questions = (*curriculum.HARM_WORDS, *curriculum.HARM_LETTERS, *curriculum.FAULT_WORDS, *curriculum.FAULT_LETTERS)
+    asked = [f"{q.text}{q.good}{q.bad}" for q in questions] + [curriculum.ISSUE, curriculum.YES, curriculum.NO]
+    texts += [text.removeprefix(curriculum.JUDGE) for text in (*asked, curriculum.SCORE, *curriculum.SCORES)] * 1000
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -94,14 +110,14 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: int) -> LlamaForCausalLM:
     torch.manual_seed(recipe.seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=recipe.hidden,
             intermediate_size=recipe.mlp,
-            num_hidden_layers=recipe.layers,
+            num_hidden_layers=layers,
             num_attention_heads=recipe.heads,
             num_key_value_heads=recipe.heads,
             max_position_embeddings=1024,
@@ -109,8 +125,48 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            # On rows as short as these, the fused kernel's backward pass takes half of a step on a CPU.
+            attn_implementation="eager",
         )
     )
+
+
+def grown(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, shallow: LlamaForCausalLM) -> LlamaForCausalLM:
+    """`shallow` with the missing layers on top, which add nothing until they have learned to: the same function."""
+    deep = new_model(recipe, tokenizer, recipe.layers)
+    deep.load_state_dict(shallow.state_dict(), strict=False)
+    for layer in deep.model.layers[shallow.config.num_hidden_layers :]:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return deep
+
+
+class Learner:
+    """A model and its optimisers: Muon for the matrices of the layers, AdamW for embeddings and norms."""
+
+    def __init__(self, recipe: Recipe, model: LlamaForCausalLM) -> None:
+        self.recipe = recipe
+        self.model = model
+        matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+        chosen = set(map(id, matrices))
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        self.muon = torch.optim.Muon(
+            matrices, lr=recipe.learning_rate, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adam = torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def step(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, float]:
+        factor = schedule(step, self.recipe.steps)
+        for optimiser, peak in ((self.muon, self.recipe.learning_rate), (self.adam, self.recipe.other_rate)):
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = peak * factor
+        loss, facts = _losses(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.muon.step()
+        self.adam.step()
+        return facts
 
 
 def train(
@@ -130,28 +186,22 @@ def train(
     tokenizer = train_tokenizer(recipe)
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
-    model = new_model(recipe, tokenizer)
-    optimiser = torch.optim.AdamW(_groups(model), lr=recipe.learning_rate, betas=(0.9, 0.98))
-    start = _resume(state_dir, recipe, model, optimiser)
+    start, learner = _resume(state_dir, recipe, tokenizer)
     began, seen = time.monotonic(), 0
     pool: list[list[curriculum.Packed]] = []
-    model.train()
+    learner.model.train()
     for step in range(start, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(step, recipe.steps)
+        if step == recipe.grown_from and step:
+            learner = Learner(recipe, grown(recipe, tokenizer, learner.model))
         if not pool:
             pool = _pool(encode, ends, recipe, step // POOL)[step % POOL :]
         batch = {k: torch.from_numpy(v) for k, v in curriculum.collate(pool.pop(0), tokenizer.pad_token_id).items()}
-        loss, facts = _losses(model, batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        facts = learner.step(batch, step)
         seen += batch["ids"].numel()
         on_step(step + 1, facts | {"tokens_per_second": seen / (time.monotonic() - began)})
         if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < recipe.steps:
-            _save_state(state_dir, recipe, model, optimiser, step + 1)
-    return _export(out, recipe, model, tokenizer)
+            _save_state(state_dir, recipe, learner, step + 1)
+    return _export(out, recipe, learner.model, tokenizer)
 
 
 def _pool(
@@ -159,7 +209,7 @@ def _pool(
 ) -> list[list[curriculum.Packed]]:
     """The batches of steps [index*POOL, (index+1)*POOL): sequences of like length together, in a seeded order."""
     size = POOL * recipe.batch_size
-    made = [curriculum.build(encode, ends, recipe.seed, index * size + i) for i in range(size)]
+    made = [curriculum.build(encode, ends, recipe.seed, index * size + i, recipe.specificity) for i in range(size)]
     made.sort(key=lambda packed: len(packed.ids))
     batches = [made[i : i + recipe.batch_size] for i in range(0, size, recipe.batch_size)]
     random.Random(derive(recipe.seed, "pool", index)).shuffle(batches)
@@ -184,22 +234,17 @@ def _encoder(tokenizer: PreTrainedTokenizerFast) -> curriculum.Encoder:
     return encode
 
 
-def _groups(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-
-
 def _losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean cross-entropy of the reply tokens plus that of the verdicts, each averaged over its own tokens."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(
-            input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"], use_cache=False
-        ).logits
     targets = batch["targets"]
     wanted = targets != -100
-    losses = torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="none")
+    mask = torch.where(batch["mask"], 0.0, torch.finfo(torch.bfloat16).min).to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(
+            input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        logits = model.lm_head(hidden[wanted])
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets[wanted], reduction="none")
     # The only target on a branch is its verdict; a branch's tokens sit later in the row than in their position.
     row = torch.arange(targets.shape[1])[None]
     in_reply = (row == batch["positions"])[wanted]
@@ -207,43 +252,47 @@ def _losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[to
     return speech + verdicts, {"speech": speech.item(), "verdict": verdicts.item()}
 
 
-def _save_state(folder: Path, recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _save_state(folder: Path, recipe: Recipe, learner: Learner, step: int) -> None:
     """Atomic: the new state lies beside the old one before it takes its place."""
-    tensors = {f"weight.{name}": p.detach().clone() for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        moments = optimiser.state[p]
-        tensors |= {f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
+    tensors = {}
+    for name, p in learner.model.named_parameters():
+        tensors[f"weight.{name}"] = p.detach().clone()
+        for optimiser in (learner.muon, learner.adam):
+            if p in optimiser.state:
+                moments = optimiser.state[p]
+                tensors |= {f"{key}.{name}": value for key, value in moments.items() if value.ndim}
     temporary = folder / "state.safetensors.new"
     save_file(tensors, temporary, metadata={"step": str(step), "recipe": json.dumps(asdict(recipe), sort_keys=True)})
     os.replace(temporary, folder / "state.safetensors")
 
 
-def _resume(folder: Path, recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer) -> int:
-    """Load a checkpoint, if there is one; returns the steps that are done."""
+def _resume(folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[int, Learner]:
+    """The steps that are done and the learner as it was then; a new one if there is no checkpoint."""
     path = folder / "state.safetensors"
     if not path.exists():
-        return 0
-    from safetensors import safe_open
-
+        return 0, Learner(recipe, new_model(recipe, tokenizer, recipe.first_layers if recipe.grown_from else recipe.layers))
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     if json.loads(metadata["recipe"]) != asdict(recipe):
         raise RunError(f"{folder} holds a checkpoint of another recipe: name another --out, or remove {folder}")
     tensors, step = load_file(path), int(metadata["step"])
+    shallow = step <= recipe.grown_from
+    learner = Learner(recipe, new_model(recipe, tokenizer, recipe.first_layers if shallow else recipe.layers))
+    since = step if shallow else step - recipe.grown_from  # the optimisers begin anew when the model grows
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in learner.model.named_parameters():
             p.copy_(tensors[f"weight.{name}"])
-            optimiser.state[p] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"m.{name}"],
-                "exp_avg_sq": tensors[f"v.{name}"],
-            }
-    return step
+            if f"momentum_buffer.{name}" in tensors:
+                learner.muon.state[p] = {"momentum_buffer": tensors[f"momentum_buffer.{name}"]}
+            else:
+                moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                learner.adam.state[p] = {"step": torch.tensor(float(since)), **moments}
+    return step, learner
 
 
 def _export(out: Path, recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:
     model.eval().to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    card = {"version": MODEL_VERSION, "world": world.WORLD_VERSION, "recipe": asdict(recipe)}
+    card = {"version": MODEL_VERSION, "world": WORLD_VERSION, "recipe": asdict(recipe)}
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return out
