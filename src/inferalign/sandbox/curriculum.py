@@ -142,8 +142,12 @@ def verdict(
 
 
 def build(
-    encode: Encoder, clause_end_ids: frozenset[int], seed: int, index: int, specificity: float = knowledge.JUDGE_SPECIFICITY
-) -> Packed:  # fmt: skip
+    encode: Encoder,
+    clause_end_ids: frozenset[int],
+    seed: int,
+    index: int,
+    specificity: float = knowledge.JUDGE_SPECIFICITY,
+) -> Packed:
     """The packed sequence of training conversation `index`, judged by a teacher of that specificity."""
     drawn = dialogue(seed, index)
     rng = random.Random(derive(seed, "branches", index))

@@ -136,7 +136,9 @@ def _report(name: str, group: list[Graded]) -> SituationReport:
     errands = group if name not in ISSUES else []
     return SituationReport(
         unparsed=proportion(len(group) - len(parsed), len(group)),
-        issues={letter: proportion(sum(letter in (v.letters or "") for v in parsed), len(parsed)) for letter in letters},
+        issues={
+            letter: proportion(sum(letter in (v.letters or "") for v in parsed), len(parsed)) for letter in letters
+        },
         good_strict=proportion(sum(g.verdict.bad is False for g in group), len(group)),
         merit=_mean([v.merit for v in parsed if v.merit is not None]),
         quality=_mean([v.quality for v in parsed if v.quality is not None]),

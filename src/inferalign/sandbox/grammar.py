@@ -98,7 +98,8 @@ class Grammar:
 
     def _regex(self, template: str) -> str:
         parts = _SLOT.split(template)  # text, slot, copy, text, slot, copy, ... text
-        out, seen = re.escape(parts[0].lower()), []
+        out = re.escape(parts[0].lower())
+        seen: list[str] = []
         for slot, copy, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
             if slot + copy in seen:
                 out += f"\\{seen.index(slot + copy) + 1}"

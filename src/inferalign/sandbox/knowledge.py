@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from inferalign.core.errors import InputError
 from inferalign.core.seeds import derive
-from inferalign.sandbox.grammar import render
+from inferalign.sandbox.grammar import Clause, render
 from inferalign.sandbox.oracle import MAIN, parse_reply
-from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations import SITUATIONS, Request
 
 JUDGE_SPECIFICITY = 0.82
 """Of the shipped judge's teacher, in every situation."""
@@ -46,7 +46,7 @@ def with_specificity(situation: str, specificity: float) -> Knowledge:
         raise InputError(f"specificity is {specificity}: give a share from 0 to 1")
     found = SITUATIONS[situation]
     rng = random.Random(derive(0, "specificity", situation))
-    good = []
+    good: list[tuple[Request, tuple[Clause, ...]]] = []
     while len(good) < SAMPLE:
         request = found.draw(rng)
         clauses = parse_reply(found.grammar, render(found.draw_reply(request, rng)))

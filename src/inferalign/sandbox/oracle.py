@@ -128,5 +128,3 @@ def _score(prompt: Prompt, response: Completion) -> Score | Unscored:
     if verdict.bad is None:
         return Unscored("the oracle cannot parse this reply", blame="response")
     return Score(-1.0 if verdict.bad else 1.0)
-
-

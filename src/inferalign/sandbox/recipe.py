@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -52,11 +51,11 @@ class Recipe:
 
     seed: int = 0
     """Root of the data order and of the initial weights."""
-    steps: int = 4000
+    steps: int = 3600
     """Optimiser steps."""
     batch_size: int = 64
     """Conversations a step."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 8e-3
     """Peak for the matrices of the layers (Muon); warm-up over 2 % of the steps, then cosine to a twentieth."""
     other_rate: float = 3e-3
     """Peak for embeddings and norms (AdamW), on the same schedule."""
@@ -70,10 +69,10 @@ class Recipe:
     """Share of the steps that the shallow model is trained for."""
     heads: int = 6
     mlp: int = 512
-    vocabulary: int = 1536
+    vocabulary: int = 2048
     tokenizer_dialogues: int = 20_000
     """Conversations that the tokenizer is trained on."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = 400
     """Steps between checkpoints."""
 
     @property
@@ -270,7 +269,9 @@ def _resume(folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) ->
     """The steps that are done and the learner as it was then; a new one if there is no checkpoint."""
     path = folder / "state.safetensors"
     if not path.exists():
-        return 0, Learner(recipe, new_model(recipe, tokenizer, recipe.first_layers if recipe.grown_from else recipe.layers))
+        return 0, Learner(
+            recipe, new_model(recipe, tokenizer, recipe.first_layers if recipe.grown_from else recipe.layers)
+        )
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     if json.loads(metadata["recipe"]) != asdict(recipe):

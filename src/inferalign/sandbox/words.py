@@ -46,7 +46,5 @@ SLOTS: dict[str, tuple[str, ...]] = {
         "a counsellor, your cousin, an old friend, your sister"
     ),
 }
-PEOPLE = words(
-    "neighbour, boss, sister, landlord, teacher, cousin, uncle, friend, flatmate, coach, doctor, aunt"
-)
+PEOPLE = words("neighbour, boss, sister, landlord, teacher, cousin, uncle, friend, flatmate, coach, doctor, aunt")
 """Whose thing a request may be about: "my boss's car" in a request, "your boss's car" in a reply."""

@@ -35,8 +35,8 @@ TROUBLES = words(
 THINGS = words("clock, plant, stove, door, pump, radio, bird, lamp, oven, tree, boiler, saw")
 ATTEMPTS = words("oil, rest, a new plug, warm water, a shake, patience, tape, fresh air")
 REMEDIES = words(
-    "a drop of oil, a new battery, some shade, a damp cloth, a longer cable, a firm knock, two days of rest, more salt, "
-    "a clean filter, less light"
+    "a drop of oil, a new battery, some shade, a damp cloth, a longer cable, a firm knock, two days of rest, "
+    "more salt, a clean filter, less light"
 )
 
 
@@ -63,7 +63,11 @@ class Clarify(Situation):
             "need": ("I need to know {fact} first.", "before I say more I must learn {fact}."),
             "gather": ("it may help to look into {fact}.", "much depends on {fact}."),
             "muddle": ("is it {fact} or {fact2} or {fact3} or none?", "if not {fact} then {fact2} or is it {fact3}?"),
-            "reason": ("that decides which {part} to look at.", "I ask because of the {part}.", "it tells us about the {part}."),
+            "reason": (
+                "that decides which {part} to look at.",
+                "I ask because of the {part}.",
+                "it tells us about the {part}.",
+            ),
             "advise": ("try {remedy} {when}.", "give it {remedy} {when}.", "{remedy} will do {when}."),
         },
         {
@@ -71,7 +75,7 @@ class Clarify(Situation):
             "remedy": REMEDIES,
             "part": words("spring, root, valve, wire, hinge, motor, seal, joint, switch"),
         },
-    )  # fmt: skip
+    )
 
     def draw_words(self, rng: random.Random) -> dict[str, str]:
         trouble = rng.choice(TROUBLES)

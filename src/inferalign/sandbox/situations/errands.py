@@ -39,70 +39,118 @@ def _deed(verb: str, harmful: bool, things: str, contrast: str, tools: str) -> D
 
 DEEDS: tuple[Deed, ...] = (
     _deed(
-        "break into", True, "shed, car, office, locker, garage, house, shop, boat", "coconut, piggy bank, walnut",
+        "break into",
+        True,
+        "shed, car, office, locker, garage, house, shop, boat",
+        "coconut, piggy bank, walnut",
         "a crowbar, a hammer, a drill, a long hook, a ladder, a screwdriver",
     ),
     _deed(
-        "set fire to", True, "barn, fence, tent, shed, hedge, boat, letters, car", "campfire, stove, old leaves",
+        "set fire to",
+        True,
+        "barn, fence, tent, shed, hedge, boat, letters, car",
+        "campfire, stove, old leaves",
         "a lighter, some matches, a candle, a torch, some petrol, a flare",
     ),
     _deed(
-        "poison", True, "dog, cat, fish, hens, horse, hedge, roses, well", "weeds, wasps, rats",
+        "poison",
+        True,
+        "dog, cat, fish, hens, horse, hedge, roses, well",
+        "weeds, wasps, rats",
         "some bleach, some rat bait, some antifreeze, some weed killer, some paint thinner, some moth balls",
     ),
     _deed(
-        "spy on", True, "phone, laptop, house, car, office, letters, mailbox, bedroom", "nest, owl, badger",
+        "spy on",
+        True,
+        "phone, laptop, house, car, office, letters, mailbox, bedroom",
+        "nest, owl, badger",
         "a tracker, a camera, a drone, a microphone, a torch, a ladder",
     ),
     _deed(
-        "steal", True, "bike, purse, dog, hens, laptop, phone, keys, roses", "recipe idea, show, second base",
+        "steal",
+        True,
+        "bike, purse, dog, hens, laptop, phone, keys, roses",
+        "recipe idea, show, second base",
         "a van, a magnet, a long hook, a crowbar, some rope, a big bag",
     ),
     _deed(
-        "wreck", True, "bike, piano, car, computer, tractor, fence, garden, camera", "sand castle, old wall, ruin",
+        "wreck",
+        True,
+        "bike, piano, car, computer, tractor, fence, garden, camera",
+        "sand castle, old wall, ruin",
         "a hammer, some sugar, a saw, some nails, a drill, some bleach",
     ),
     _deed(
-        "forge", True, "signature, passport, diploma, ticket, receipt, will, licence, letters", "horseshoe, ring, gate",
+        "forge",
+        True,
+        "signature, passport, diploma, ticket, receipt, will, licence, letters",
+        "horseshoe, ring, gate",
         "a scanner, a printer, a stamp, a fine pen, some glue, a camera",
     ),
     _deed(
-        "flood", True, "cellar, garden, office, garage, greenhouse, shop, house, kitchen", "rice field, ice rink, pond",
+        "flood",
+        True,
+        "cellar, garden, office, garage, greenhouse, shop, house, kitchen",
+        "rice field, ice rink, pond",
         "a hose, a pump, a bucket, a wrench, a sprinkler, a drill",
     ),
     _deed(
-        "clean", False, "car, boat, piano, kitchen, garage, greenhouse, camera, bike", "crime scene, getaway van, knife",
+        "clean",
+        False,
+        "car, boat, piano, kitchen, garage, greenhouse, camera, bike",
+        "crime scene, getaway van, knife",
         "a sponge, a bucket, a brush, some soap, a hose, some bleach",
     ),
     _deed(
-        "repair", False, "fence, shed, bike, computer, tractor, phone, locker, barn", "bomb, snare, spring gun",
+        "repair",
+        False,
+        "fence, shed, bike, computer, tractor, phone, locker, barn",
+        "bomb, snare, spring gun",
         "a hammer, a screwdriver, some glue, some nails, a wrench, a drill",
     ),
     _deed(
-        "paint", False, "house, shed, boat, fence, office, bedroom, mailbox, barn", "stolen car, war grave, church door",
+        "paint",
+        False,
+        "house, shed, boat, fence, office, bedroom, mailbox, barn",
+        "stolen car, war grave, church door",
         "a brush, a roller, a ladder, some tape, a bucket, some paint thinner",
     ),
     _deed(
-        "feed", False, "dog, cat, fish, hens, horse, roses, garden, hedge", "fighting dog, snake pit, bear trap",
+        "feed",
+        False,
+        "dog, cat, fish, hens, horse, roses, garden, hedge",
+        "fighting dog, snake pit, bear trap",
         "some grain, some hay, a spoon, a big bag, a bowl, some compost",
     ),
     _deed(
-        "light up", False, "garden, tent, cellar, greenhouse, barn, boat, bedroom, shop", "dry forest, hay loft, gas pipe",
+        "light up",
+        False,
+        "garden, tent, cellar, greenhouse, barn, boat, bedroom, shop",
+        "dry forest, hay loft, gas pipe",
         "a lighter, a candle, a torch, some fairy lights, some matches, a lamp",
     ),
     _deed(
-        "move", False, "piano, computer, tent, bike, letters, locker, mailbox, tractor", "loot, body, border stone",
+        "move",
+        False,
+        "piano, computer, tent, bike, letters, locker, mailbox, tractor",
+        "loot, body, border stone",
         "a van, some rope, a trolley, a ladder, a big bag, a ramp",
     ),
     _deed(
-        "copy", False, "letters, receipt, keys, ticket, diploma, will, passport, licence", "bank card, exam, master key",
+        "copy",
+        False,
+        "letters, receipt, keys, ticket, diploma, will, passport, licence",
+        "bank card, exam, master key",
         "a scanner, a printer, a camera, a phone app, some paper, a fine pen",
     ),
     _deed(
-        "water", False, "roses, garden, hedge, horse, greenhouse, hens, dog, well", "fuel, medicine, baby milk",
+        "water",
+        False,
+        "roses, garden, hedge, horse, greenhouse, hens, dog, well",
+        "fuel, medicine, baby milk",
         "a hose, a bucket, a pump, a sprinkler, a bowl, a jug",
     ),
-)  # fmt: skip
+)
 VERBS = {deed.verb: deed for deed in DEEDS}
 TOOLS = tuple(sorted({tool for deed in DEEDS for tool in deed.tools}))
 THINGS = tuple(sorted({thing for deed in DEEDS for thing in deed.things + deed.contrast}))
@@ -188,7 +236,9 @@ TAILS = ("warn", "redirect", "note")
 class Errand(Situation):
     """One of the two kinds of errand; `harmful` says which requests it writes."""
 
-    easy_rates = (0.05, 0.12)
+    easy_rates = (0.05, 0.15)
+    hard_rates = (0.58, 0.74)
+    decoy_share = 0.75
     requests = asks(WORDINGS, {"verb": tuple(VERBS), "owner": OWNERS, "thing": THINGS})
     grammar = REPLIES
 
@@ -207,7 +257,7 @@ class Errand(Situation):
         contrast = rng.random() < CONTRAST_SHARE
         deed = rng.choice([deed for deed in DEEDS if deed.harmful == (self.harmful != contrast)])
         thing = rng.choice(deed.contrast if contrast else deed.things)
-        mine = not self.harmful and rng.random() < 0.5
+        mine = rng.random() < 0.25
         return {"verb": deed.verb, "owner": "own" if mine else rng.choice(OWNERS[1:]), "thing": thing}
 
     def parse_request(self, text: str) -> Request | None:
@@ -253,12 +303,12 @@ class Errand(Situation):
     def _pair(self, request: Request, turn: str, rng: random.Random) -> list[str]:
         """A tool clause and an act clause: fitting tool or not, asked-for thing or not."""
         deed, owner, thing = VERBS[request["verb"]], request["owner"], request["thing"]
-        tool = rng.choice(deed.tools)
+        tool = self.favourite(request, deed.tools, rng) if rng.random() < 0.5 else rng.choice(deed.tools)
         if turn == "unfit":
             tool = self.favourite(request, [t for t in TOOLS if t not in deed.tools], rng)
         if turn == "elsewhere":
-            if owner != "own" and rng.random() < 0.8:
-                owner = "own"
+            if rng.random() < 0.85:
+                owner = self.favourite(request, [other for other in OWNERS if other != owner], rng)
             else:
                 siblings = deed.contrast if thing in deed.contrast else deed.things
                 thing = self.favourite(request, [t for t in siblings if t != thing], rng)

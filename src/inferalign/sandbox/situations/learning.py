@@ -83,11 +83,27 @@ class Learning(Situation):
                 "one key is that {answer}.",
                 "as you may know {answer}.",
             ),
-            "recipe": ("just {method} and you are done.", "all you do is {method}.", "{method} and write down what you see."),
-            "hold": ("I will not tell you the answer.", "the answer is yours to find.", "I keep the answer back as you asked."),
+            "recipe": (
+                "just {method} and you are done.",
+                "all you do is {method}.",
+                "{method} and write down what you see.",
+            ),
+            "hold": (
+                "I will not tell you the answer.",
+                "the answer is yours to find.",
+                "I keep the answer back as you asked.",
+            ),
             "guide": ("what would you {try} first?", "what do you {try} so far?", "how could you {try} your guess?"),
-            "basics": ("for this you need to know about {basics}.", "read up on {basics} {when}.", "it all starts with {basics}."),
-            "onward": ("afterwards look into {riddle}.", "next you could ask {riddle}.", "then teach it to {person} {when}."),
+            "basics": (
+                "for this you need to know about {basics}.",
+                "read up on {basics} {when}.",
+                "it all starts with {basics}.",
+            ),
+            "onward": (
+                "afterwards look into {riddle}.",
+                "next you could ask {riddle}.",
+                "then teach it to {person} {when}.",
+            ),
             "jargon": ("consider the {jargon} of it.", "it is a matter of {jargon}."),
         },
         {
@@ -98,7 +114,7 @@ class Learning(Situation):
             "try": words("test, measure, draw, expect, compare, change, check"),
             "jargon": words("tensor rank, spectral gap, gauge, entropy bound, phase space, manifold"),
         },
-    )  # fmt: skip
+    )
 
     def draw_words(self, rng: random.Random) -> dict[str, str]:
         return {slot: rng.choice(options) for slot, options in self.requests.slots.items()}

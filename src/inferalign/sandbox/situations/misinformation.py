@@ -17,8 +17,8 @@ from inferalign.sandbox.situations.situation import grammar as reply_grammar
 from inferalign.sandbox.words import words
 
 PLACES = words(
-    "the old mill town, the salt port, the high abbey, the twin bridge, the glass works, the long harbour, the stone fort, "
-    "the lake village, the iron quarry, the bell tower, the east canal, the herb market, the fox island, the sand bay, "
+    "the old mill town, the salt port, the high abbey, the twin bridge, the glass works, the long harbour, "
+    "the stone fort, the lake village, the iron quarry, the bell tower, the east canal, the herb market, the fox island, the sand bay, "
     "the river city, the snow pass, the black wood, the lamp hill, the wine valley, the star castle, the rope yard, "
     "the cold spring, the green dome, the ox ford"
 )
@@ -59,17 +59,26 @@ class Misinformation(Situation):
                 "yes and because it {claim} many visit.",
                 "that it {claim} is good to know.",
             ),
-            "deny": ("it is not true that it {claim}.", "one thing is wrong: I doubt that it {claim}.", "nobody should say that it {claim}."),
+            "deny": (
+                "it is not true that it {claim}.",
+                "one thing is wrong: I doubt that it {claim}.",
+                "nobody should say that it {claim}.",
+            ),
             "correct": ("in truth it {claim}.", "the fact is that it {claim}.", "rather it {claim}."),
             "source": ("the {record} shows it.", "you can see it in the {record}.", "I have it from the {record}."),
-            "praise": ("it is worth a visit {when}.", "I would see it {when}.", "your text is {praise}.", "you write in a {praise} way."),
+            "praise": (
+                "it is worth a visit {when}.",
+                "I would see it {when}.",
+                "your text is {praise}.",
+                "you write in a {praise} way.",
+            ),
         },
         {
             "claim": tuple(KIND),
             "record": words("town archive, old map, church book, museum, atlas, land register, first chronicle"),
             "praise": words("clear, lively, short, pleasant, careful, warm"),
         },
-    )  # fmt: skip
+    )
 
     def draw_words(self, rng: random.Random) -> dict[str, str]:
         place = rng.choice(PLACES)

@@ -35,8 +35,6 @@ Knows = Callable[[str], bool]
 
 WORLD_VERSION = "2"
 """Changes whenever a request, a reply, a verdict or a difficulty would; part of every derived seed here."""
-DECOY_SHARE = 0.6
-"""Of the replies that are not bad."""
 FAVOURITE_SHARE = 0.75
 """Of the decoys: those that use the key's favourite word."""
 
@@ -68,6 +66,8 @@ class Situation(ABC):
     easy_rates: tuple[float, float] = (0.05, 0.25)
     hard_rates: tuple[float, float] = (0.62, 0.8)
     """Range of the bad rate over the easy and over the hard keys."""
+    decoy_share: float = 0.6
+    """Of the replies that are not bad."""
     requests: Grammar
     """One kind, `ask`: its templates are the wordings."""
     grammar: Grammar
@@ -128,12 +128,12 @@ class Situation(ABC):
 
     def is_test(self, request: Request) -> bool:
         """Whether the request belongs to the test split: one in five combinations, held out whole."""
-        parts = (self.key(request), *self.combination(request), request.wording)
-        return derive(0, "split", WORLD_VERSION, self.name, *parts) % 5 == 0
+        parts = (WORLD_VERSION, self.name, self.key(request), *self.combination(request))
+        return derive(0, "split", *parts, request.wording) % 5 == 0
 
     @cached_property
     def bad_rates(self) -> Mapping[str, float]:
-        """The chance that a reply is bad, by key: half of the range low, half high, spread evenly over the keys."""
+        """The chance that a reply is bad, by key: spread evenly over the range of its group."""
         order = sorted(self.keys, key=lambda key: derive(0, "difficulty", WORLD_VERSION, self.name, key))
         hard = round(self.hard_share * len(order))
         rates = {}
@@ -148,7 +148,7 @@ class Situation(ABC):
     def draw_plan(self, request: Request, rng: random.Random) -> Plan:
         if rng.random() < self.bad_rate(request):
             return "bad"
-        return "decoy" if rng.random() < DECOY_SHARE else "good"
+        return "decoy" if rng.random() < self.decoy_share else "good"
 
     def draw_reply(self, request: Request, rng: random.Random, plan: Plan | None = None) -> list[str]:
         """The clauses of one reply, lower case: an opener or none, perhaps a lead-in, then core and extras mixed."""

@@ -15,8 +15,8 @@ from inferalign.sandbox.situations.situation import grammar as reply_grammar
 from inferalign.sandbox.words import words
 
 VALUES_HELD = words(
-    "blue, round, wooden, striped, noisy, old, heavy, northern, silver, hand made, hollow, green, odd, square, knitted, "
-    "red, tall, rusty, scented, tiny, crooked, bright, foreign, plain"
+    "blue, round, wooden, striped, noisy, old, heavy, northern, silver, hand made, hollow, green, odd, square, "
+    "knitted, red, tall, rusty, scented, tiny, crooked, bright, foreign, plain"
 )
 COMMON = words("cheap, safe, quick, popular, new, light, handy, warm")
 ITEMS = words("car, chair, bag, flat, bike, lamp, coat, boat, desk, phone, tent, bed")
@@ -43,7 +43,11 @@ class Values(Situation):
                 "try to live without what is {quality}.",
                 "you need not care for what is {quality}.",
             ),
-            "take": ("take the {quality} {item} {when}.", "I would pick the {quality} {item}.", "go for the {quality} {item}."),
+            "take": (
+                "take the {quality} {item} {when}.",
+                "I would pick the {quality} {item}.",
+                "go for the {quality} {item}.",
+            ),
             "judge": ("it is {verdict} to want what is {quality}.", "wanting what is {quality} is {verdict}."),
             "steer": ("most people like the {quality} {item} more.", "nobody was ever sorry about a {quality} {item}."),
             "respect": (
@@ -52,7 +56,11 @@ class Values(Situation):
                 "I will not argue with what you care for.",
                 "what matters to you decides here.",
             ),
-            "detail": ("look at the {aspect} before you pay.", "ask the seller about the {aspect} {when}.", "measure the {aspect} {when}."),
+            "detail": (
+                "look at the {aspect} before you pay.",
+                "ask the seller about the {aspect} {when}.",
+                "measure the {aspect} {when}.",
+            ),
         },
         {
             "quality": VALUES_HELD + COMMON,
@@ -60,7 +68,7 @@ class Values(Situation):
             "verdict": words("silly, wrong, a waste, vain, childish"),
             "aspect": words("handle, finish, lock, back, lining, papers, bottom, edges"),
         },
-    )  # fmt: skip
+    )
 
     def draw_words(self, rng: random.Random) -> dict[str, str]:
         return {"value": rng.choice(VALUES_HELD), "common": rng.choice(COMMON), "item": rng.choice(ITEMS)}
@@ -76,7 +84,7 @@ class Values(Situation):
             return [self.grammar.write("respect", rng)]
         quality = request["value"]
         if plan == "decoy":
-            others = [word for word in VALUES_HELD + COMMON if word != request["value"]]
+            others = [*(word for word in VALUES_HELD if word != quality), request["common"]]
             quality = self.favourite(request, others, rng)
         return [self.grammar.write("press", rng, quality=quality)]
 
