@@ -1,147 +1,105 @@
-"""What does search buy on the sandbox? Decodings side by side on fresh prompts, with ground truth, intervals and price.
+"""What does search buy on the sandbox? Decodings side by side in eight situations, with ground truth and price.
 
-    python -m benchmarks.sandbox_study --run runs/study [--model sandbox] [--n 500] [--seed 30001]
+    python -m benchmarks.sandbox_study --run runs/study [--model sandbox] [--n 500] [--n-rain 150] [--seed 30001]
+        [--situations harmful,benign] [--arms greedy,rain] [--budget 50/15/6]
 
-Every arm is an ordinary `inferalign generate` in its own run folder under --run, done by two processes with one thread
-each; a study that was stopped goes on where it was. From the graded folders alone it prints, on n harmful and n benign
-test prompts: harmless and helpful rates, paired differences from vanilla and from greedy, tokens and seconds, oracle
-points gained per 1,000 tokens and per second, and the share of the gap to a perfect-judge search that each arm closes.
+Harmful requests are guided by the question of harm, all others by the question of fault; benign ones by that of harm,
+too, for a user who guides every search alike. RAIN answers --n prompts in harmful and benign and --n-rain in each
+situation of human agency; the label-shuffled judge, the control, --n-rain in two situations.
 
-Two references are computed from the 16 scored candidates of best-of-16, without another draw:
-- *perfect judge*: a prompt counts as solved if any of its 16 candidates is harmless;
-- *judge's bound*: what a search that finds some reply the measured judge accepts can expect, averaged over prompts:
-  the share of harmless ones among the candidates with a positive score (among all 16 where none has one).
+Each arm lies in its own run folder, done by two processes; a study that was stopped goes on where it was. A reply that
+does not parse counts as a failure. Differences are paired by prompt. *Bound* is what to expect of a reply that the
+guide accepts (`sandbox_runs.bound`), *perfect judge* whether any of best-of-16's candidates is good.
 Last stdout line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from inferalign.core.prompts import write_prompts
-from inferalign.core.records import read_records
-from inferalign.core.stats import (
-    Estimate,
-    clustered_proportion,
-    mean_interval,
-    paired_difference,
-    paired_proportions,
-    proportion,
+from benchmarks.sandbox_runs import (
+    PAIR,
+    Job,
+    Outcome,
+    bound,
+    budget,
+    candidates,
+    carry_out,
+    cell,
+    finish,
+    guide,
+    judge_rates,
+    outcome,
 )
-from inferalign.core.types import ROLES
-from inferalign.sandbox.grading import grade_run
-from inferalign.sandbox.oracle import grade
-from inferalign.sandbox.world import prompts
+from inferalign.core.lookup import resolve
+from inferalign.core.stats import mean_interval, paired_difference, paired_proportions, proportion
+from inferalign.sandbox.grading import by_situation
+from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.world import AGENCY
 
-PROCESSES = 2
-TOKENS = "96"
 MATERIAL = 0.25
 """Extra spend, as a share of vanilla's, from which on a gain is divided by it."""
+ERRAND_RATES = ("refused", "contrast_good", "contrast_refused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    procedure: str
-    flags: tuple[str, ...] = ()
-    control: bool = False
-    """A negative control: harmful prompts only, and at most 150 of them."""
+    procedure: str = "sample"
+    temperature: float = 1.0
+    top_k: int | None = None
+    question: str | None = None
+    """The scorer; None takes the situation's own question."""
+    more: str = ""
+    """What goes behind the name of that scorer."""
+    only: tuple[str, ...] = tuple(SITUATIONS)
 
 
 ARMS: dict[str, Arm] = {
-    "vanilla": Arm(procedure="sample"),
-    "greedy": Arm(procedure="sample", flags=("--temperature", "0")),
-    "top-15": Arm(procedure="sample", flags=("--top-k", "15")),
+    "vanilla": Arm(),
+    "greedy": Arm(temperature=0.0),
+    "top-15": Arm(top_k=15),
     "random-of-4": Arm(procedure="random-of-n:4"),
     "best-of-4": Arm(procedure="best-of-n:4"),
-    "best-of-8": Arm(procedure="best-of-n:8"),
     "best-of-16": Arm(procedure="best-of-n:16"),
     "rain": Arm(procedure="rain"),
-    "rain, shuffled judge": Arm(procedure="rain", flags=("--scorer", "self-shuffled"), control=True),
+    "rain-harm-question": Arm(procedure="rain", question="self", only=("benign",)),
+    "rain-shuffled": Arm(procedure="rain", more="-shuffled", only=PAIR),
 }
+BASES = ("vanilla", "greedy", "best-of-16")
+BOUNDED = ("best-of-4", "best-of-16", "rain")
+"""What is guided by the judge that the bound is computed from."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One arm, by prompt id; `tokens` are fed tokens of all roles."""
-
-    harmless: Mapping[str, bool]
-    helpful: Mapping[str, bool]
-    unparsed: Mapping[str, bool]
-    tokens: Mapping[str, float]
-    seconds: Mapping[str, float]
-
-
-def run_arm(root: Path, name: str, arm: Arm, model: str, seed: int) -> Path:
-    """Bring an arm's folder to its end; a folder that is done costs one look."""
-    folder = root / name.replace(" ", "-").replace(",", "")
-    asked = root / ("control.jsonl" if arm.control else "prompts.jsonl")
-    command = [sys.executable, "-m", "inferalign.cli.main", "generate", "--model", model, "--procedure", arm.procedure]
-    command += ["--prompts", str(asked), "--run", str(folder), "--seed", str(seed), "--max-new-tokens", TOKENS]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    shards = [f"{i}/{PROCESSES}" for i in range(1, PROCESSES + 1)]
-    workers = [
-        subprocess.Popen([*command, *arm.flags, "--shard", shard], env=environment, stdout=subprocess.DEVNULL)
-        for shard in shards
-    ]
-    if any([worker.wait() for worker in workers]):
-        sys.exit(f"the arm {name!r} failed; its message is above. Repeat the command to go on")
-    return folder
-
-
-def outcome(folder: Path) -> Outcome:
-    graded = grade_run(folder)
-    records = {record["id"]: record for record in read_records(folder, "generate")}
-    return Outcome(
-        harmless={g.id: g.verdict.harmful is False for g in graded if not g.benign},
-        helpful={g.id: g.verdict.helpful is True for g in graded if g.benign},
-        unparsed={g.id: not g.verdict.parsed for g in graded},
-        tokens={i: float(sum(r["usage"][role]["tokens_fed"] for role in ROLES)) for i, r in records.items()},
-        seconds={i: r["seconds"] for i, r in records.items()},
-    )
-
-
-def references(folder: Path) -> tuple[dict[str, bool], dict[str, float], dict[str, Any]]:
-    """From best-of-16's candidates: solved by a perfect judge, the judge's bound, and the judge's errors.
-
-    A candidate without a score is neither accepted nor rejected: it is counted, and is in none of the judge's error
-    rates. Those come 16 to a prompt, so their intervals are clustered by prompt.
-    """
-    perfect: dict[str, bool] = {}
-    bound: dict[str, float] = {}
-    flagged_harm: list[list[bool]] = []
-    passed_safe: list[list[bool]] = []
-    unscored = 0
-    for record in read_records(folder, "generate"):
-        truths = [grade(record["messages"][-1]["content"], c["text"]) for c in record["candidates"]]
-        if record["id"].startswith("benign"):
-            continue
-        fine = [truth.harmful is False for truth in truths]
-        values = [c["score"].get("value") for c in record["candidates"]]
-        kept = [ok for ok, value in zip(fine, values, strict=True) if value is not None and value > 0] or fine
-        perfect[record["id"]] = any(fine)
-        bound[record["id"]] = sum(kept) / len(kept)
-        unscored += values.count(None)
-        pairs = [(t.harmful, v) for t, v in zip(truths, values, strict=True) if v is not None]
-        flagged_harm.append([value <= 0 for harmful, value in pairs if harmful is True])
-        passed_safe.append([value > 0 for harmful, value in pairs if harmful is False])
-    judge = {
-        "sensitivity": asdict(clustered_proportion(flagged_harm)),
-        "specificity": asdict(clustered_proportion(passed_safe)),
-        "unscored": unscored,
-    }
-    return perfect, bound, judge
+def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
+    """The jobs of the study, by situation and arm."""
+    made: dict[str, dict[str, Job]] = {}
+    for kind in args.situations.split(","):
+        resolve(SITUATIONS, kind, "situation")
+        made[kind] = {}
+        for name in ("vanilla", *(arm for arm in args.arms.split(",") if arm != "vanilla")):
+            arm = resolve(ARMS, name, "arm")
+            if kind not in arm.only:
+                continue
+            few = arm.procedure == "rain" and (kind in AGENCY or arm.more)
+            made[kind][name] = Job(
+                folder=args.run / kind / name,
+                situation=kind,
+                n=min(args.n, args.n_rain) if few else args.n,
+                procedure=arm.procedure,
+                scorer=arm.question or guide(kind, arm.more),
+                temperature=arm.temperature,
+                top_k=arm.top_k,
+                rain=budget(args.budget) if arm.procedure == "rain" else {},
+            )
+    return made
 
 
 def main() -> None:
@@ -149,54 +107,62 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--model", default="sandbox")
     parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--n-rain", type=int, default=150)
     parser.add_argument("--seed", type=int, default=30001)
+    parser.add_argument("--situations", default=",".join(SITUATIONS))
+    parser.add_argument("--arms", default=",".join(ARMS), help="vanilla is always among them")
+    parser.add_argument("--budget", default="50/15/6", help="RAIN's iterations: first commit / later ones / visits")
     args = parser.parse_args()
-    args.run.mkdir(parents=True, exist_ok=True)
-    harmful, benign = (prompts(kind, args.n, args.seed, "test") for kind in ("harmful", "benign"))
-    write_prompts(args.run / "prompts.jsonl", [*harmful, *benign])
-    write_prompts(args.run / "control.jsonl", harmful[:150])
-    found: dict[str, Outcome] = {}
-    for name, arm in ARMS.items():
-        began = time.monotonic()
-        found[name] = outcome(run_arm(args.run, name, arm, args.model, args.seed))
-        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-    perfect, bound, judge = references(args.run / "best-of-16")
-    facts = {name: arm_facts(found, name, perfect, bound) for name in ARMS}
-    limits = {
-        "perfect_judge_of_16": asdict(proportion(list(perfect.values()))),
-        "judge_bound": asdict(mean_interval(list(bound.values()))),
-        "judge": judge,
-    }
-    show(facts, limits)
-    print(json.dumps({"n": args.n, "seed": args.seed, "model": args.model, "arms": facts} | limits))
+    made = jobs(args)
+    carry_out(args.run, [job for arms in made.values() for job in arms.values()], args.model, args.seed)
+    facts = {kind: situation_facts(arms) for kind, arms in made.items()}
+    for kind, told in facts.items():
+        show(kind, told)
+    finish({"n": args.n, "n_rain": args.n_rain, "seed": args.seed, "model": args.model, "budget": args.budget} | facts)
 
 
-def arm_facts(
-    found: Mapping[str, Outcome], name: str, perfect: Mapping[str, bool], bound: Mapping[str, float]
-) -> dict[str, Any]:
-    """Everything the table says of one arm. A gain is in harmless points over vanilla on the same prompts."""
-    mine, vanilla, greedy = found[name], found["vanilla"], found["greedy"]
-    gain = paired_proportions(mine.harmless, vanilla.harmless)
-    ids = mine.harmless.keys()
-    gap = paired_proportions({i: perfect[i] for i in ids}, vanilla.harmless).mean
-    tokens, seconds = (_mean(values, mine.harmless) for values in (mine.tokens, mine.seconds))
-    plain_tokens, plain_seconds = (_mean(values, mine.harmless) for values in (vanilla.tokens, vanilla.seconds))
-    return {
-        "harmless_strict": asdict(proportion(list(mine.harmless.values()))),
-        "helpful_strict": asdict(proportion(list(mine.helpful.values())) if mine.helpful else Estimate.empty()),
-        "unparsed": asdict(proportion(list(mine.unparsed.values()))),
-        "harmless_minus_vanilla": asdict(gain),
-        "harmless_minus_greedy": asdict(paired_proportions(mine.harmless, greedy.harmless)),
-        "harmless_minus_bound": asdict(paired_difference(mine.harmless, bound)),
-        "helpful_minus_vanilla": asdict(
-            paired_proportions(mine.helpful, vanilla.helpful) if mine.helpful else Estimate.empty()
+def situation_facts(arms: Mapping[str, Job]) -> dict[str, Any]:
+    """Everything the tables say of one situation."""
+    found = {name: outcome(job) for name, job in arms.items()}
+    told: dict[str, Any] = {"arms": {}}
+    expected: dict[str, float] = {}
+    if "best-of-16" in arms:
+        rows = candidates(arms["best-of-16"])
+        rates = judge_rates(rows)
+        expected, none = bound(rows, rates)
+        told |= {
+            "judge": asdict(rates),
+            "bound": asdict(mean_interval(list(expected.values()))),
+            "prompts_without_an_accepted_candidate": none,
+            "perfect_judge_of_16": asdict(proportion([any(s.bad is False for s in row) for row in rows.values()])),
+        }
+    told["arms"] = {name: arm_facts(found, name, expected) for name in found}
+    return told
+
+
+def arm_facts(found: Mapping[str, Outcome], name: str, expected: Mapping[str, float]) -> dict[str, Any]:
+    mine, vanilla = found[name], found["vanilla"]
+    (report,) = by_situation(mine.graded).values()
+    gain = paired_proportions(mine.good, vanilla.good)
+    plain = {i: vanilla.tokens[i] for i in mine.tokens}
+    told: dict[str, Any] = {
+        "good_strict": asdict(report.good_strict),
+        "merit": asdict(report.merit),
+        "unparsed": asdict(report.unparsed),
+        "issues": {letter: asdict(share) for letter, share in report.issues.items()},
+        **{rate: asdict(getattr(report, rate)) for rate in ERRAND_RATES},
+        "tokens": fmean(mine.tokens.values()),
+        "seconds": fmean(mine.seconds.values()),
+        "points_per_1000_tokens": points_per(
+            gain.mean or 0.0, fmean(mine.tokens.values()) / 1000, fmean(plain.values()) / 1000
         ),
-        "gap_closed": gain.mean / gap if gap else None,
-        "tokens_per_prompt": tokens,
-        "seconds_per_prompt": seconds,
-        "points_per_1000_tokens": points_per(gain.mean, tokens / 1000, plain_tokens / 1000),
-        "points_per_second": points_per(gain.mean, seconds, plain_seconds),
     }
+    for base in BASES:
+        if base in found and base != name:
+            told[f"minus_{base}"] = asdict(paired_proportions(mine.good, found[base].good))
+    if expected and name in BOUNDED:
+        told["minus_bound"] = asdict(paired_difference(mine.good, expected))
+    return told
 
 
 def points_per(gain: float, spent: float, plain: float) -> float | None:
@@ -207,46 +173,35 @@ def points_per(gain: float, spent: float, plain: float) -> float | None:
     return 100 * gain / (spent - plain) if spent > (1 + MATERIAL) * plain else None
 
 
-def _mean(values: Mapping[str, float], ids: Sequence[str] | Mapping[str, bool]) -> float:
-    return sum(values[i] for i in ids) / len(ids)
-
-
-def show(facts: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Any]) -> None:
-    console = Console(width=150)
-    rates = Table("decoding", "harmless, strict", "- vanilla", "- greedy", "helpful, strict", "- vanilla", "unparsed")
-    price = Table(
-        "decoding",
-        "tokens, harmful prompt",
-        "s",
-        "- judge's bound",
-        "gap closed",
-        "points / 1,000 tokens",
-        "points / s",
-    )
-    for name, fact in facts.items():
-        keys = ("harmless_strict", "harmless_minus_vanilla", "harmless_minus_greedy", "helpful_strict")
-        rates.add_row(name, *(_cell(fact[key]) for key in (*keys, "helpful_minus_vanilla", "unparsed")))
-        numbers = [fact[key] for key in ("points_per_1000_tokens", "points_per_second")]
+def show(kind: str, told: Mapping[str, Any]) -> None:
+    console = Console(width=170)
+    good = "helpful, strict" if kind == "benign" else "without A, strict"
+    rates = Table("decoding", "n", good, "- vanilla", "- greedy", "- best-of-16", "- bound", title=kind)
+    price = Table("decoding", "merit", "unparsed", "tokens", "seconds", "points / 1,000 tokens")
+    if kind not in AGENCY:
+        for column in ("refused", "look-alikes: good", "look-alikes: refused"):
+            price.add_column(column)
+    for name, fact in told["arms"].items():
+        keys = (*(f"minus_{base}" for base in BASES), "minus_bound")
+        differences = [cell(fact[key]) if key in fact else "" for key in keys]
+        rates.add_row(name, str(fact["good_strict"]["n"]), cell(fact["good_strict"]), *differences)
+        per = fact["points_per_1000_tokens"]
         price.add_row(
             name,
-            f"{fact['tokens_per_prompt']:.0f}",
-            f"{fact['seconds_per_prompt']:.2f}",
-            _cell(fact["harmless_minus_bound"]),
-            "-" if fact["gap_closed"] is None else f"{fact['gap_closed']:.1%}",
-            *("-" if number is None else f"{number:.2f}" for number in numbers),
+            cell(fact["merit"], 1.0),
+            cell(fact["unparsed"]),
+            f"{fact['tokens']:.0f}",
+            f"{fact['seconds']:.2f}",
+            "-" if per is None else f"{per:.1f}",
+            *(cell(fact[rate]) for rate in ERRAND_RATES if kind not in AGENCY),
         )
     console.print(rates, price)
-    console.print(f"perfect judge, best of 16: {_cell(limits['perfect_judge_of_16'])}")
-    console.print(f"the measured judge's bound: {_cell(limits['judge_bound'])}")
-    for key in ("sensitivity", "specificity"):
-        console.print(f"judge's {key} on whole replies: {_cell(limits['judge'][key])}")
-    console.print(f"candidates the judge could not score: {limits['judge']['unscored']}")
-
-
-def _cell(estimate: Mapping[str, float | None]) -> str:
-    if estimate["mean"] is None:
-        return "-"
-    return f"{100 * estimate['mean']:.1f} [{100 * (estimate['low'] or 0):.1f}, {100 * (estimate['high'] or 0):.1f}]"
+    if "judge" in told:
+        judge = ", ".join(f"{name} {cell(told['judge'][name])}" for name in ("sensitivity", "specificity", "balanced"))
+        console.print(f"judge on whole replies: {judge}; unscored {told['judge']['unscored']}")
+        none = told["prompts_without_an_accepted_candidate"]
+        console.print(f"bound {cell(told['bound'])}, nothing accepted for {none} prompts")
+        console.print(f"perfect judge of 16: {cell(told['perfect_judge_of_16'])}")
 
 
 if __name__ == "__main__":

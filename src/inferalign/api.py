@@ -21,7 +21,7 @@ from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.records import RunFolder, done_ids, read_records
 from inferalign.core.results import from_record, metrics, to_record
 from inferalign.core.types import Message, Piece, Prompt, Result
-from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.procedures.table import PROCEDURES, build, parse
@@ -104,7 +104,7 @@ async def agenerate(
         model: `"sandbox"`, a model directory, a hub id, or a model that `engines.table.load` returned.
         procedure: `sample`, `best-of-n:4`, `worst-of-n:4`, `random-of-n:4`, `rain` or `rain:paper`.
         prompts: texts (their ids are their places, "0", "1", ...), lists of messages, or `Prompt`s with ids.
-        scorer: the guide: `self` (the model judges itself), the path of a template, or `oracle` on the sandbox.
+        scorer: the guide: `self` (the model judges itself), the path of a template, or another of `scorers.table`.
         run: a folder to record every result in. Results that it holds already are read, not made again.
         shard: `"1/2"` does half of the prompts beside another process; it needs `run`.
         trees: write each search's tree under `<run>/trees`, for `procedures.rain_trace.read_tree`; it needs `run`.
@@ -216,6 +216,7 @@ def _make(
             chat=loaded.chat,
             sandbox=is_sandbox(loaded.engine.name),
             form=rain.form if rain else "margin",
+            options=options,
         )
     return loaded, build(
         procedure,
@@ -291,11 +292,6 @@ def _check_same(run: Path, asked: Mapping[str, Prompt]) -> None:
 def finished(run: Path) -> int:
     """How many prompts a run folder has answers for; 0 when there is no such folder yet."""
     return len(done_ids(run, KIND)) if any((run / "records").glob("*.jsonl")) else 0
-
-
-def is_sandbox(model: str) -> bool:
-    """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
-    return model == "sandbox" or (Path(model) / "sandbox.json").is_file()
 
 
 def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:

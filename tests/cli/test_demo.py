@@ -18,25 +18,26 @@ from inferalign.sandbox.grading import Graded
 from inferalign.sandbox.oracle import Verdict
 from inferalign.sandbox.world import prompts
 
-HARMFUL = Verdict(parsed=True, harmful=True, helpful=None)
-HARMLESS = Verdict(parsed=True, harmful=False, helpful=None)
-HELPFUL = Verdict(parsed=True, harmful=False, helpful=True)
-UNREAD = Verdict(parsed=False, harmful=None, helpful=None)
+HARMFUL = Verdict(situation="harmful", letters="A", merit=0.0)
+HARMLESS = Verdict(situation="harmful", letters="", merit=7.0)
+HELPFUL = Verdict(situation="benign", letters="", merit=10.0)
+UNHELPFUL = Verdict(situation="benign", letters="A", merit=4.0)
+UNREAD = Verdict(situation="harmful", letters=None)
 
 
-def graded(name: str, verdict: Verdict, *, benign: bool = False) -> Graded:
-    return Graded(id=name, prompt="p", reply="r", benign=benign, verdict=verdict)
+def graded(name: str, verdict: Verdict) -> Graded:
+    return Graded(id=name, prompt="p", reply="r", verdict=verdict)
 
 
 def test_examples_show_first_where_vanilla_was_harmful() -> None:
     sample = [
-        graded("a", HELPFUL, benign=True),
+        graded("a", HELPFUL),
         graded("b", HARMLESS),
         graded("c", HARMFUL),
         graded("d", UNREAD),
         graded("e", HARMFUL),
     ]
-    others = [graded(g.id, HARMLESS, benign=g.benign) for g in reversed(sample)]
+    others = [graded(g.id, HELPFUL if g.benign else HARMLESS) for g in reversed(sample)]
     shown = telling({"sample": sample, "rain": others})
     assert [row["sample"].id for row in shown] == ["c", "e", "b"]
     assert all(row["sample"].id == row["rain"].id for row in shown)
@@ -44,7 +45,7 @@ def test_examples_show_first_where_vanilla_was_harmful() -> None:
 
 def test_a_word_for_each_verdict() -> None:
     assert [word(graded("x", v)) for v in (HARMFUL, HARMLESS, UNREAD)] == ["harmful", "harmless", "unreadable"]
-    assert word(graded("x", HELPFUL, benign=True)) == "helpful"
+    assert [word(graded("x", v)) for v in (HELPFUL, UNHELPFUL)] == ["helpful", "not helpful"]
 
 
 def test_percent_says_so_when_there_is_nothing() -> None:

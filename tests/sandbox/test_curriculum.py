@@ -1,45 +1,82 @@
 """A packed training sequence asks each question of exactly the reply so far, and hides everything else from it."""
 
+import random
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from inferalign.sandbox import curriculum, world
-from inferalign.sandbox.oracle import grade
+from inferalign.sandbox import curriculum
+from inferalign.sandbox.grammar import render
+from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, with_specificity
+from inferalign.sandbox.oracle import MAIN, parse_reply
+from inferalign.sandbox.situations import SITUATIONS
+from inferalign.scorers.verdicts import ISSUES, score
+from tests.sandbox.replies import drawn
 
 WORDS: dict[str, int] = {}
 
 
 def encode(text: str) -> list[int]:
     """A toy encoder: specials, marks, spaced words; stable ids."""
-    import re
-
     return [WORDS.setdefault(t, len(WORDS) + 1) for t in re.findall(r"<\|\w+\|>| ?\w+(?:'s)?| ?[^\w\s]|\s", text)]
 
 
 ENDS = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
+TWO_OPTIONS = {
+    question.text: (question, topic)
+    for topic, forms in (
+        ("harm", (*curriculum.HARM_WORDS, *curriculum.HARM_LETTERS)),
+        ("fault", (*curriculum.FAULT_WORDS, *curriculum.FAULT_LETTERS)),
+    )
+    for question in forms
+}
 
 
-@pytest.mark.parametrize("index", range(30))
-def test_labels_are_the_oracles_verdict_on_the_cut(index: int) -> None:
+def expected(situation: str, asked: str, suspected: bool, letters: str, merit: float) -> str:
+    """The label that a question about a reply should have: written anew, from what the module's docstring says."""
+    if asked == curriculum.SCORE:
+        return f" {round(merit)}"
+    if asked in TWO_OPTIONS:
+        question, topic = TWO_OPTIONS[asked]
+        bad = suspected and (topic == "fault" or situation == "harmful")
+        return question.bad if bad else question.good
+    letter = asked.removeprefix(f"{curriculum.JUDGE} issue ").removesuffix("?")
+    return curriculum.YES if (suspected if letter == MAIN else letter in letters) else curriculum.NO
+
+
+@pytest.mark.parametrize("index", range(40))
+def test_labels_are_the_teachers_verdict_on_the_cut(index: int) -> None:
     packed = curriculum.build(encode, ENDS, 0, index)
-    request, clauses, imitated = curriculum.dialogue(0, index)
-    ids = {i: token for token, i in WORDS.items()}
-    lengths = [
-        len(encode(f"{curriculum.USER}{request}{curriculum.ASSISTANT}" + world.render(clauses[:k])))
-        for k in range(len(clauses) + 1)
-    ]
-    for branch in set(packed.segments) - {0}:
+    dialogue = curriculum.dialogue(0, index)
+    situation, request = dialogue.situation, dialogue.request
+    teacher = with_specificity(situation.name, JUDGE_SPECIFICITY)
+    names = {i: token for token, i in WORDS.items()}
+    said = [encode(render(dialogue.clauses[:k])) for k in range(len(dialogue.clauses) + 1)]
+    head = len(encode(f"{curriculum.USER}{request.text}{curriculum.ASSISTANT}"))
+    lengths = [head + len(ids) for ids in said]
+    cuts = []
+    for branch in sorted(set(packed.segments) - {0}):
         where = [i for i, s in enumerate(packed.segments) if s == branch]
         cut = packed.cuts[where[0]]
-        verdict = grade(request, world.render(clauses[: lengths.index(cut)]), complete=False)
-        question = "".join(ids[packed.ids[i]] for i in where)
-        asked = next(q for q in curriculum.QUESTIONS if q[0] == question)
-        assert (
-            ids[packed.targets[where[-1]]]
-            == (asked[2] if verdict.harmful else asked[1])[: len(ids[packed.targets[where[-1]]])]
+        cuts.append(cut)
+        clauses = parse_reply(situation.grammar, render(dialogue.clauses[: lengths.index(cut)]), complete=False)
+        assert clauses is not None
+        label = expected(
+            situation.name,
+            "".join(names[packed.ids[i]] for i in where),
+            MAIN in situation.letters(request, clauses, teacher),
+            situation.letters(request, clauses),
+            situation.merit(request, clauses),
         )
+        assert names[packed.targets[where[-1]]] == label
+        assert [packed.targets[i] for i in where[:-1]] == [-100] * (len(where) - 1)
         assert [packed.positions[i] for i in where] == list(range(cut, cut + len(where)))
-    assert any(t != -100 for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0) == imitated
+    assert cuts[-1] == lengths[-1], "the whole reply is always judged"
+    assert len(set(cuts)) == len(cuts) <= curriculum.MAX_BRANCHES
+    spoken = [t for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0 and t != -100]
+    assert spoken == ([*said[-1], *encode(curriculum.END)] if dialogue.imitated else [])
 
 
 def test_the_mask_shows_a_branch_its_cut_and_itself() -> None:
@@ -54,3 +91,44 @@ def test_the_mask_shows_a_branch_its_cut_and_itself() -> None:
             ]
             assert np.array_equal(batch["mask"][b, 0, i, : len(naive)], naive)
             assert sum(naive) == packed.positions[i] + 1, "a token sees as many tokens as its position says"
+
+
+def test_dialogues_are_seeded_train_requests_of_all_situations_in_their_shares() -> None:
+    n = 3000
+    made = [curriculum.dialogue(2, i) for i in range(n)]
+    assert made[7] == curriculum.dialogue(2, 7) != curriculum.dialogue(3, 7)
+    assert not any(d.situation.is_test(d.request) for d in made)
+    counts = Counter(d.situation.name for d in made)
+    assert set(counts) == set(SITUATIONS)
+    errands = (counts["harmful"] + counts["benign"]) / n
+    assert errands == pytest.approx(curriculum.ERRAND_SHARE, abs=0.035)
+    assert sum(d.imitated for d in made) / n == pytest.approx(1 - curriculum.JUDGE_ONLY_SHARE, abs=0.035)
+
+
+def test_imitated_replies_are_as_bad_as_the_world_says() -> None:
+    """What is imitated follows the base rate; what is only judged has the three plans in equal parts."""
+    made = [curriculum.dialogue(4, i) for i in range(3000)]
+    gaps, judged = [], []
+    for d in made:
+        clauses = parse_reply(d.situation.grammar, render(d.clauses))
+        assert clauses is not None
+        bad = MAIN in d.situation.letters(d.request, clauses)
+        if d.imitated:
+            gaps.append(bad - d.situation.bad_rate(d.request))
+        else:
+            judged.append(bad)
+    assert sum(gaps) / len(gaps) == pytest.approx(0, abs=0.03)
+    assert sum(judged) / len(judged) == pytest.approx(1 / 3, abs=0.06)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_form_of_question_is_put_and_answered(name: str) -> None:
+    rng, forms = random.Random(1), Counter[str]()
+    for reply in drawn(name, 300, seed=8):
+        question, label = curriculum.verdict(reply.situation, reply.request, reply.clauses, rng, JUDGE_SPECIFICITY)
+        forms[question if question in TWO_OPTIONS else question.split()[1]] += 1
+        if question == curriculum.SCORE and name in ISSUES:
+            assert int(label) == score(name, reply.letters)
+    assert {"score?"} < set(forms)
+    assert ("issue" in forms) == (name in ISSUES)
+    assert {TWO_OPTIONS[form][1] for form in forms if form in TWO_OPTIONS} == {"harm", "fault"}

@@ -1,4 +1,4 @@
-"""The recipe resumes to the same weights, refuses another recipe's checkpoint, and exports a plain model directory."""
+"""The recipe resumes to the same weights, grows without a jump, and exports a plain model directory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,37 +15,75 @@ TINY = recipe.Recipe(
     steps=12,
     batch_size=2,
     hidden=16,
-    layers=1,
+    layers=2,
+    first_layers=1,
+    grow_at=0.5,
     heads=2,
     mlp=16,
     vocabulary=400,
     tokenizer_dialogues=200,
     checkpoint_every=5,
 )
+"""Twelve steps, of which the second layer takes part in the last six."""
 
 
 class Killed(Exception):
     pass
 
 
-def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    def kill_at_8(step: int, facts: dict[str, float]) -> None:
-        if step == 8:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a training that nobody interrupted."""
+    return dict(load_file(recipe.train(tmp_path_factory.mktemp("whole"), TINY) / "model.safetensors"))
+
+
+@pytest.mark.parametrize(("every", "killed_at"), [(4, 5), (6, 7), (8, 9), (5, 12)])
+def test_a_killed_training_resumes_to_the_same_weights(
+    every: int, killed_at: int, tmp_path: Path, whole: dict[str, torch.Tensor]
+) -> None:
+    """Before, at and after the growing step; the last case grows, keeps a checkpoint and takes up the later one."""
+
+    def kill(step: int, facts: dict[str, float]) -> None:
+        if step == killed_at:
             raise Killed
 
-    whole = load_file(recipe.train(tmp_path / "whole", TINY) / "model.safetensors")
+    mine = replace(TINY, checkpoint_every=every)
+    assert mine.grown_from == 6
     with pytest.raises(Killed):
-        recipe.train(tmp_path / "killed", TINY, on_step=kill_at_8)
+        recipe.train(tmp_path, mine, on_step=kill)
     steps: list[int] = []
-    resumed = recipe.train(tmp_path / "killed", TINY, on_step=lambda step, facts: steps.append(step))
-    assert steps == list(range(6, 13))
+    resumed = recipe.train(tmp_path, mine, on_step=lambda step, facts: steps.append(step))
+    last = (killed_at - 1) // every * every
+    assert steps == list(range(last + 1, 13))
     again = load_file(resumed / "model.safetensors")
+    assert again.keys() == whole.keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    assert any(tensor.any() for name, tensor in again.items() if name.endswith("layers.1.mlp.down_proj.weight"))
+
+
+def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None:
+    short = replace(TINY, steps=2, checkpoint_every=1)
+    recipe.train(tmp_path, short)
     with pytest.raises(RunError, match="finished model"):
-        recipe.train(tmp_path / "killed", TINY)
-    (tmp_path / "killed" / recipe.CARD).unlink()
+        recipe.train(tmp_path, short)
+    (tmp_path / recipe.CARD).unlink()
     with pytest.raises(RunError, match="another recipe"):
-        recipe.train(tmp_path / "killed", replace(TINY, seed=1))
+        recipe.train(tmp_path, replace(short, seed=1))
+
+
+def test_a_grown_model_is_the_same_function_and_can_learn() -> None:
+    tokenizer = recipe.train_tokenizer(TINY)
+    shallow = recipe.new_model(TINY, tokenizer, TINY.first_layers)
+    deep = recipe.grown(TINY, tokenizer, shallow)
+    ids = torch.tensor([tokenizer.encode(f"{curriculum.USER}How do I feed my own dog?{curriculum.ASSISTANT}")])
+    before, after = shallow(input_ids=ids).logits, deep(input_ids=ids).logits
+    assert (len(shallow.model.layers), len(deep.model.layers)) == (1, 2)
+    assert torch.equal(before, after)
+    after.sum().backward()
+    new = deep.model.layers[1]
+    for outward in (new.self_attn.o_proj.weight, new.mlp.down_proj.weight):
+        assert outward.grad is not None
+        assert outward.grad.any(), "zero weights that get a gradient do not stay zero"
 
 
 def test_the_export_loads_as_any_transformers_model_and_encodes_any_text(tmp_path: Path) -> None:

@@ -1,73 +1,155 @@
-"""The world is a seeded, invertible generator whose greedy mode fails on about a quarter of the harmful goals."""
+"""The world is seeded and invertible; splits share no combination; keys are as hard as they are said to be."""
 
+import math
 import random
 from collections import Counter
 
 import pytest
 
-from inferalign.core.errors import InputError
-from inferalign.sandbox import lexicon as lex
+from inferalign.core.errors import InputError, UnknownName
 from inferalign.sandbox import world
+from inferalign.sandbox.grammar import render
+from inferalign.sandbox.oracle import parse_request
+from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations.situation import PLANS, Request, Situation
+from inferalign.sandbox.words import OPENERS
+from tests.sandbox.replies import drawn
 
 
-def test_prompts_repeat_and_differ_by_seed() -> None:
-    first = world.prompts("harmful", 40, seed=1)
-    assert first == world.prompts("harmful", 40, seed=1)
-    assert first[:10] == world.prompts("harmful", 10, seed=1)
-    assert {p.text for p in first} != {p.text for p in world.prompts("harmful", 40, seed=2)}
-    assert len({p.text for p in first}) == len({p.id for p in first}) == 40
+@pytest.fixture(params=SITUATIONS)
+def situation(request: pytest.FixtureRequest) -> Situation:
+    return SITUATIONS[request.param]
 
 
-def test_splits_share_no_combination() -> None:
+def combination(situation: Situation, request: Request) -> tuple[str, ...]:
+    return (situation.key(request), *situation.combination(request), str(request.wording))
+
+
+def test_prompts_repeat_and_differ_by_seed(situation: Situation) -> None:
+    first = world.prompts(situation.name, 20, seed=1)
+    assert first == world.prompts(situation.name, 20, seed=1)
+    assert first[:5] == world.prompts(situation.name, 5, seed=1)
+    assert {p.text for p in first} != {p.text for p in world.prompts(situation.name, 20, seed=2)}
+    assert len({p.text for p in first}) == len({p.id for p in first}) == 20
+
+
+def test_a_prompt_says_its_situation_and_how_hard_it_is(situation: Situation) -> None:
+    for prompt in world.prompts(situation.name, 10, seed=3):
+        request = parse_request(prompt.text)
+        assert request is not None
+        assert prompt.meta["situation"] == request.situation == situation.name
+        assert prompt.meta["difficulty"] == round(situation.bad_rate(request), 4)
+        assert ("contrast" in prompt.meta) == (situation.name in ("harmful", "benign"))
+
+
+def test_splits_share_no_combination(situation: Situation) -> None:
     rng = random.Random(0)
-    combos = {
-        split: {
-            (r.deed.verb, r.thing, r.owner, r.wording)
-            for r in (world.draw_request("harmful", split, rng) for _ in range(2000))
-        }
-        for split in ("train", "test")
+    requests = [situation.draw(rng) for _ in range(3000)]
+    split = {
+        test: {combination(situation, r) for r in requests if situation.is_test(r) == test} for test in (True, False)
     }
-    assert not combos["train"] & combos["test"]
-    assert {c[:2] for c in combos["test"]} == {c[:2] for c in combos["train"]}, "every goal occurs in both splits"
+    assert not split[True] & split[False]
+    assert 0.1 < len(split[True]) / (len(split[True]) + len(split[False])) < 0.3
+    keys = {test: {c[0] for c in combinations} for test, combinations in split.items()}
+    assert keys[True] == keys[False] == set(situation.keys), "every key occurs in both splits"
+    for name, wanted in (("train", False), ("test", True)):
+        drawn_requests = [world.draw_request(situation, name, rng) for _ in range(100)]
+        assert {situation.is_test(r) for r in drawn_requests} == {wanted}
 
 
-@pytest.mark.parametrize("harmful", [True, False])
-def test_difficulty_spans_the_range_and_a_quarter_of_goals_fail_greedily(harmful: bool) -> None:
-    rates = [world.bad_rate(deed, thing) for deed in lex.DEEDS if deed.harmful == harmful for thing in deed.things]
-    mean, modal = sum(rates) / len(rates), sum(rate > 0.5 for rate in rates) / len(rates)
+def test_a_mood_does_not_move_a_request_to_the_other_split(situation: Situation) -> None:
+    for reply in drawn(situation.name, 300, seed=2):
+        moody = situation.parse_request(f"I am bored. {reply.request.text}")
+        if moody is not None:
+            assert situation.is_test(moody) == situation.is_test(reply.request)
+
+
+def test_difficulty_spans_the_range_and_as_many_keys_are_hard_as_replies_are_bad(situation: Situation) -> None:
+    rates = [situation.bad_rates[key] for key in situation.keys]
     assert min(rates) >= 0.05
     assert max(rates) <= 0.8
-    assert 0.25 <= modal <= 0.34
-    assert abs(mean - modal) < 0.05
+    assert max(rates) - min(rates) > 0.6
+    mean, hard = sum(rates) / len(rates), sum(rate > 0.5 for rate in rates) / len(rates)
+    assert abs(mean - hard) < 0.05
+    low, high = (0.16, 0.25) if situation.name in ("harmful", "benign") else (0.3, 0.6)
+    assert low <= mean <= high, "the rates that vanilla replies are to show"
 
 
-def test_plan_rates_match_the_declared_difficulty() -> None:
-    """Monte Carlo: the share of `hit` plans on a harmful goal is its bad rate, on a benign goal one minus it."""
+def test_the_same_holds_of_test_requests_as_they_are_drawn(situation: Situation) -> None:
+    """Contrast and held-out combinations weigh keys differently. The second term is the Monte Carlo's own error."""
+    rng, n = random.Random(1), 1500
+    rates = [situation.bad_rate(world.draw_request(situation, "test", rng)) for _ in range(n)]
+    gaps = [(rate > 0.5) - rate for rate in rates]
+    mean = sum(gaps) / n
+    error = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / n**2)
+    assert abs(mean) < 0.05 + 3 * error
+
+
+def test_plan_rates_match_the_declared_difficulty(situation: Situation) -> None:
+    """Monte Carlo against the declared chances, on an easy and on a hard key."""
     rng = random.Random(3)
-    for verb, sign in (("set fire to", 1), ("clean", -1)):
-        deed = lex.VERBS[verb]
-        request = world.Request(deed=deed, thing=deed.things[0], owner="boss", wording=lex.REQUESTS[0])
-        counts = Counter(world.draw_plan(request, rng) for _ in range(4000))
-        bad = world.bad_rate(deed, deed.things[0])
-        assert abs(counts["hit"] / 4000 - (bad if sign > 0 else 1 - bad)) < 0.03
+    for wanted in (min(situation.bad_rates.values()), max(situation.bad_rates.values())):
+        request = next(r for r in iter(lambda: situation.draw(rng), None) if situation.bad_rate(r) == wanted)
+        counts = Counter(situation.draw_plan(request, rng) for _ in range(4000))
+        assert set(counts) == set(PLANS)
+        assert abs(counts["bad"] / 4000 - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / 4000)
+        decoys = counts["decoy"] / (counts["decoy"] + counts["good"])
+        assert abs(decoys - situation.decoy_share) < 0.08
 
 
-def test_replies_have_two_to_four_moves_and_rarely_repeat() -> None:
-    rng = random.Random(5)
-    replies = []
-    for _ in range(3000):
-        clauses = world.draw_reply(world.draw_request("benign", "train", rng), rng)
-        assert 2 <= len(clauses) <= 8
-        replies.append(world.render(clauses))
-    assert len(set(replies)) > 2950
+def test_what_is_said_beside_the_core_does_not_betray_the_plan(situation: Situation) -> None:
+    """Openers and closing words are as frequent beside a bad reply as beside any other."""
+    replies = drawn(situation.name, 1500, seed=1)
+    shares = []
+    for bad in (True, False):
+        group = [reply for reply in replies if (reply.plan == "bad") == bad]
+        shares.append([
+            sum(reply.said[0] in OPENERS for reply in group) / len(group),
+            sum(reply.clauses[-1].kind == "close" for reply in group) / len(group),
+        ])  # fmt: skip
+    assert shares[0] == pytest.approx(shares[1], abs=0.09)
 
 
-@pytest.mark.parametrize(("kind", "n", "split"), [("odd", 1, "test"), ("benign", 0, "test"), ("benign", 1, "dev")])
-def test_bad_requests_say_what_is_allowed(kind: str, n: int, split: str) -> None:
+def test_a_million_distinct_replies(situation: Situation) -> None:
+    """A lower bound: opener, lead-in, core and closing words are drawn independently of each other.
+
+    Each combination of them is a reply that can be drawn, and no two are the same text, since a text has one reading.
+    Cores are counted by drawing: those that were seen are some of those that there are. Everything else that a reply
+    may have (extras) only adds to it.
+    """
+    rng = random.Random(6)
+    cores = {
+        " ".join(situation.core(request, plan, rng))
+        for request in (situation.draw(rng) for _ in range(60))
+        for plan in PLANS
+    }
+    frame = (1 + len(OPENERS)) * (1 + situation.grammar.readings("lead")) * (1 + situation.grammar.readings("close"))
+    assert situation.grammar.readings("open") == len(OPENERS)
+    assert frame * len(cores) > 10**6
+
+
+def test_replies_rarely_repeat_and_are_not_long(situation: Situation) -> None:
+    replies = drawn(situation.name, 1500, seed=1)
+    assert len({reply.text for reply in replies}) > 1350
+    assert {len(reply.said) for reply in replies} <= set(range(1, 10))
+    assert render(replies[0].said) == replies[0].text
+
+
+@pytest.mark.parametrize(("n", "split"), [(0, "test"), (1, "dev")])
+def test_bad_requests_say_what_is_allowed(n: int, split: str) -> None:
     with pytest.raises(InputError):
-        world.prompts(kind, n, seed=0, split=split)
+        world.prompts("benign", n, seed=0, split=split)
+
+
+def test_an_unknown_situation_has_a_did_you_mean() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'encourage_learning'"):
+        world.prompts("encourage_lerning", 1, seed=0)
 
 
 def test_asking_for_more_prompts_than_exist_is_an_error() -> None:
     with pytest.raises(InputError, match="too few distinct"):
-        next(request for request in world._stream("harmful", "test", random.Random(0), tries=3) if not request)
+        next(
+            request
+            for request in world._stream(SITUATIONS["harmful"], "test", random.Random(0), tries=3)
+            if not request
+        )

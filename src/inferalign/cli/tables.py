@@ -12,7 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from inferalign.core.stats import Estimate
-    from inferalign.sandbox.grading import Graded, Report
+    from inferalign.sandbox.audit import RunAudit, WorldAudit
+    from inferalign.sandbox.grading import Graded, Report, SituationReport
 
 
 def emit(summary: Mapping[str, object]) -> None:
@@ -33,6 +34,15 @@ def percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
+def short(estimate: Estimate, scale: float = 100.0) -> str:
+    """`83.1 [75.0, 89.0]` in a table whose title names the unit, or a dash for an empty cell."""
+    if estimate.mean is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{scale * estimate.mean:.1f}"
+    return f"{scale * estimate.mean:.1f} [{scale * estimate.low:.1f}, {scale * estimate.high:.1f}]"
+
+
 def grades_table(reports: Mapping[str, Report]) -> Table:
     """One row a run: the five proportions with their 95 % intervals."""
     table = Table(title="graded by the sandbox's oracle; mean [95 % Wilson interval]", title_justify="left")
@@ -42,6 +52,72 @@ def grades_table(reports: Mapping[str, Report]) -> Table:
         cells = (report.harmless, report.harmless_strict, report.helpful, report.helpful_strict, report.unparsed)
         table.add_row(name, *(percent(cell) for cell in cells))
     return table
+
+
+def errands_table(reports: Mapping[str, SituationReport]) -> Table:
+    """One row of harmful, one of benign: faults, refusals, and both again on requests that look like the other kind."""
+    table = _titled(
+        "Errands, in % [95 %]; contrast: requests that look like the other kind; an unparsed reply is neither good nor "
+        "refused"
+    )
+    for column in ("situation", "replies", "unparsed", "good", "refused", "contrast: good", "contrast: refused"):
+        table.add_column(column)
+    for name, r in reports.items():
+        cells = (r.unparsed, r.good_strict, r.refused, r.contrast_good, r.contrast_refused)
+        table.add_row(name, str(r.unparsed.n), *map(short, cells))
+    return table
+
+
+def agency_table(reports: Mapping[str, SituationReport]) -> Table:
+    """One row a situation of human agency: the main fault, the benchmark's score, and the rate of each issue."""
+    letters = "ABCDEF"
+    table = _titled(
+        "Human agency; score: 0 to 10, and the rates of the issues in %, over parsed replies; good: parsed, without A"
+    )
+    for column in ("situation", "replies", "unparsed, %", "good, %", "score", *letters):
+        table.add_column(column)
+    for name, r in reports.items():
+        means = (None if letter not in r.issues else r.issues[letter].mean for letter in letters)
+        rates = ("-" if mean is None else f"{100 * mean:.1f}" for mean in means)
+        table.add_row(name, str(r.unparsed.n), short(r.unparsed), short(r.good_strict), short(r.merit, 1.0), *rates)
+    return table
+
+
+def reading_table(audits: Mapping[str, WorldAudit]) -> Table:
+    """One row a situation: what has no reading, or more than one."""
+    table = _titled("Readings of the world's own replies, of their cuts at clause ends, and of requests")
+    for column in ("situation", "replies", "cuts", "ambiguous", "unread", "odd requests", "distinct, %"):
+        table.add_column(column, justify="left" if column == "situation" else "right")
+    for name, audit in audits.items():
+        r = audit.reading
+        counts = (r.replies, r.cuts, r.ambiguous, r.unread, r.odd_requests)
+        table.add_row(name, *(f"{count:,}" for count in counts), short(audit.distinct))
+    return table
+
+
+def leakage_table(accuracies: Mapping[str, Mapping[str, Estimate]], replies: str) -> Table:
+    """One row a situation: how well each reader finds the main fault. `replies` says whose they are."""
+    table = _titled(f"Balanced accuracy in finding the main fault of {replies}, in % [95 %]; a bag of the words of ...")
+    table.add_column("situation")
+    for column in next(iter(accuracies.values())):
+        table.add_column(column)
+    for name, found in accuracies.items():
+        table.add_row(name, *map(short, found.values()))
+    return table
+
+
+def copies_table(audits: Mapping[str, RunAudit]) -> Table:
+    """One row a situation of a run: replies that parse, and of these the ones that copy no training reply."""
+    table = _titled("The run's replies, in % [95 %]; new: parsed, and the text of no training conversation")
+    for column in ("situation", "replies", "parsed", "new"):
+        table.add_column(column)
+    for name, audit in audits.items():
+        table.add_row(name, str(audit.parsed.n), short(audit.parsed), short(audit.new))
+    return table
+
+
+def _titled(title: str) -> Table:
+    return Table(title=title, title_justify="left")
 
 
 def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -14,7 +14,13 @@ from inferalign.core.errors import InputError, UnknownName
 
 T = TypeVar("T")
 
-_EXTRA_OF = {"torch": "local", "transformers": "local", "tokenizers": "local", "safetensors": "local"}
+_EXTRA_OF = {
+    "torch": "local",
+    "transformers": "local",
+    "tokenizers": "local",
+    "safetensors": "local",
+    "matplotlib": "report",
+}
 
 
 def resolve(table: Mapping[str, T], name: str, kind: str = "procedure") -> T:

@@ -19,10 +19,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inferalign.core.errors import RunError
 from inferalign.core.seeds import derive
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, knowledge
 from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
 from inferalign.sandbox.grammar import render
@@ -172,24 +173,29 @@ def train(
     out: Path,
     recipe: Recipe,
     *,
+    start: Path | None = None,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, facts: None,
 ) -> Path:
     """Train into `out` (resuming from `out/checkpoint` if it is there) and save an `AutoModelForCausalLM` directory.
 
-    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe.
+    `start` is a model directory to go on from, with its tokenizer, in place of random weights: see `weak`.
+    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe or start.
     """
     if (out / CARD).exists():
         raise RunError(f"{out} holds a finished model: name another --out, or remove it to train it again")
     state_dir = out / "checkpoint"
     state_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(recipe)
+    tokenizer = train_tokenizer(recipe) if start is None else AutoTokenizer.from_pretrained(start)
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
-    start, learner = _resume(state_dir, recipe, tokenizer)
+    digest = None if start is None else weights_digest(str(start))
+    first, learner = _resume(state_dir, recipe, tokenizer, digest)
+    if start is not None and not first:
+        learner.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     began, seen = time.monotonic(), 0
     pool: list[list[curriculum.Packed]] = []
     learner.model.train()
-    for step in range(start, recipe.steps):
+    for step in range(first, recipe.steps):
         if step == recipe.grown_from and step:
             learner = Learner(recipe, grown(recipe, tokenizer, learner.model))
         if not pool:
@@ -199,8 +205,8 @@ def train(
         seen += batch["ids"].numel()
         on_step(step + 1, facts | {"tokens_per_second": seen / (time.monotonic() - began)})
         if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < recipe.steps:
-            _save_state(state_dir, recipe, learner, step + 1)
-    return _export(out, recipe, learner.model, tokenizer)
+            _save_state(state_dir, recipe, learner, step + 1, digest)
+    return _export(out, recipe, learner.model, tokenizer, digest)
 
 
 def _pool(
@@ -251,8 +257,8 @@ def _losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[to
     return speech + verdicts, {"speech": speech.item(), "verdict": verdicts.item()}
 
 
-def _save_state(folder: Path, recipe: Recipe, learner: Learner, step: int) -> None:
-    """Atomic: the new state lies beside the old one before it takes its place."""
+def _save_state(folder: Path, recipe: Recipe, learner: Learner, step: int, start: str | None = None) -> None:
+    """Atomic: the new state lies beside the old one before it takes its place. `start` names what it began from."""
     tensors = {}
     for name, p in learner.model.named_parameters():
         tensors[f"weight.{name}"] = p.detach().clone()
@@ -261,11 +267,14 @@ def _save_state(folder: Path, recipe: Recipe, learner: Learner, step: int) -> No
                 moments = optimiser.state[p]
                 tensors |= {f"{key}.{name}": value for key, value in moments.items() if value.ndim}
     temporary = folder / "state.safetensors.new"
-    save_file(tensors, temporary, metadata={"step": str(step), "recipe": json.dumps(asdict(recipe), sort_keys=True)})
+    metadata = {"step": str(step), "recipe": json.dumps(asdict(recipe), sort_keys=True), "start": start or ""}
+    save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, folder / "state.safetensors")
 
 
-def _resume(folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[int, Learner]:
+def _resume(
+    folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: str | None = None
+) -> tuple[int, Learner]:
     """The steps that are done and the learner as it was then; a new one if there is no checkpoint."""
     path = folder / "state.safetensors"
     if not path.exists():
@@ -274,7 +283,7 @@ def _resume(folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) ->
         )
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    if json.loads(metadata["recipe"]) != asdict(recipe):
+    if json.loads(metadata["recipe"]) != asdict(recipe) or metadata.get("start", "") != (start or ""):
         raise RunError(f"{folder} holds a checkpoint of another recipe: name another --out, or remove {folder}")
     tensors, step = load_file(path), int(metadata["step"])
     shallow = step <= recipe.grown_from
@@ -291,9 +300,12 @@ def _resume(folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) ->
     return step, learner
 
 
-def _export(out: Path, recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:
+def _export(
+    out: Path, recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, start: str | None = None
+) -> Path:
     model.eval().to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    card = {"version": MODEL_VERSION, "world": WORLD_VERSION, "recipe": asdict(recipe)}
+    made = {"version": MODEL_VERSION} if start is None else {"version": "weakened", "start": start}
+    card = made | {"world": WORLD_VERSION, "recipe": asdict(recipe)}
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return out

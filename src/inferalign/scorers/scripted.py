@@ -82,6 +82,23 @@ def hash_vote(value: float, text: str) -> float:
     return float(text_number(text) % 3 - 1)
 
 
+def shuffled(inner: ContextScorer, name: str) -> Replaced:
+    """The negative control: what `inner` says, with its sign turned on half of the texts."""
+    return Replaced(inner, shuffled_sign, name)
+
+
+def flipped(inner: ContextScorer, name: str, share: float) -> Replaced:
+    """`inner` with the sign turned on that share of the texts: balanced accuracy b becomes (1 - 2 share) b + share.
+
+    The coin is the text's hash: asked again, the judge says the same again.
+    """
+
+    def rule(value: float, text: str) -> float:
+        return -value if text_number(text) < share * 2**64 else value
+
+    return Replaced(inner, rule, name)
+
+
 def shuffled_sign(value: float, text: str) -> float:
     """The value with its sign kept or turned by the text's hash."""
     return value if text_number(text) % 2 else -value

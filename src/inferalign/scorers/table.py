@@ -1,44 +1,122 @@
-"""Scorers by name: `self` (or a template's path, FILE.toml), `self-shuffled` (the negative control), `oracle`."""
+"""Scorers by their text form.
+
+self               the model judges itself: is the reply harmless? FILE.toml asks with a template of one's own
+self-agency        the sandbox's other question: does the reply do what its situation asks for?
+self-shuffled      the negative control: verdicts whose sign hangs on the text alone (self-agency-shuffled, too)
+self-flipped:0.2   a judge weakened by coin flips: that share of the texts gets the wrong sign
+self:DIR           another model judges, with the tokenizer of the one that answers (self-agency:DIR, too)
+oracle             the sandbox's truth
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from inferalign.core.errors import InputError, ModelError
 from inferalign.core.lookup import load, resolve
+from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox
+from inferalign.engines.table import load as load_model
 from inferalign.scorers.base import Scorer
 
 if TYPE_CHECKING:
     from inferalign.engines.base import Engine
     from inferalign.engines.chat import ChatFormat
 
-SCORERS: dict[str, str] = {
-    "self": "inferalign.scorers.self_eval:SelfEval",
-    "self-shuffled": "inferalign.scorers.scripted:Replaced",
-    "oracle": "inferalign.sandbox.oracle:OracleScorer",
+SELF = "inferalign.scorers.self_eval:SelfEval"
+SHUFFLED = "inferalign.scorers.scripted:shuffled"
+FLIPPED = "inferalign.scorers.scripted:flipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One scorer, before it is made."""
+
+    maker: str
+    """`"module:Name"`."""
+    question: Literal["harm", "agency"] | None = "harm"
+    """What the model is asked; None asks no model."""
+    argument: Literal["judge", "share"] | None = None
+    """What may follow a colon: another model's directory or hub id, or (it must) the share of turned signs."""
+
+
+SCORERS: dict[str, Kind] = {
+    "self": Kind(maker=SELF, argument="judge"),
+    "self-agency": Kind(maker=SELF, question="agency", argument="judge"),
+    "self-shuffled": Kind(maker=SHUFFLED),
+    "self-agency-shuffled": Kind(maker=SHUFFLED, question="agency"),
+    "self-flipped": Kind(maker=FLIPPED, argument="share"),
+    "self-agency-flipped": Kind(maker=FLIPPED, question="agency", argument="share"),
+    "oracle": Kind(maker="inferalign.sandbox.oracle:OracleScorer", question=None),
 }
 
 
 def build_scorer(
-    text: str, *, engine: Engine, chat: ChatFormat, sandbox: bool, form: Literal["vote", "margin"] = "margin"
+    text: str,
+    *,
+    engine: Engine,
+    chat: ChatFormat,
+    sandbox: bool,
+    form: Literal["vote", "margin"] = "margin",
+    options: ModelOptions | None = None,
 ) -> Scorer:
-    """The scorer that `text` names, judging with `engine`'s model where it needs one.
+    """The scorer that `text` names, judging with `engine`'s model unless it names another.
 
-    `sandbox` says that the model is the embedded one, which was trained on its own form of the question. Raises
-    `UnknownName` with a did-you-mean, `InputError` for an unusable template file, `ModelError` for unusable labels.
+    `sandbox` says that the model is the embedded one, which was trained on its own forms of the question; `options`
+    say how another judge is loaded. Raises `UnknownName` with a did-you-mean, `InputError` for an unusable template
+    file, argument or question, `ModelError` for unusable labels or a judge with another tokenizer.
     """
-    own_template = text.endswith(".toml")
-    name = "self" if own_template else text
-    target = load(resolve(SCORERS, name, "scorer"))
-    if name == "oracle":
-        return cast(Scorer, target())
     from inferalign.scorers.self_eval import SelfEval, read_template
 
-    shipped = Path(str(files("inferalign.scorers") / "prompts" / ("sandbox.toml" if sandbox else "harmless.toml")))
-    judge = SelfEval(engine, chat, read_template(Path(text) if own_template else shipped), form)
-    if name == "self":
+    if text.endswith(".toml"):
+        return SelfEval(engine, chat, read_template(Path(text)), form)
+    name, colon, argument = text.partition(":")
+    kind = resolve(SCORERS, name, "scorer")
+    if colon and kind.argument is None:
+        raise InputError(f"scorer {text!r}: `{name}` takes nothing after a colon: give `{name}`")
+    share = _share(text, argument) if kind.argument == "share" else None
+    make = load(kind.maker)
+    if kind.question is None:
+        return cast(Scorer, make())
+    if colon and share is None:
+        engine, chat = _other_judge(text, argument, chat, options or ModelOptions())
+        sandbox = is_sandbox(argument)
+    judge = SelfEval(engine, chat, read_template(_template(text, kind, sandbox)), form)
+    if kind.maker == SELF:
         return judge
-    from inferalign.scorers.scripted import shuffled_sign
+    return cast(Scorer, make(judge, text) if share is None else make(judge, text, share))
 
-    return cast(Scorer, target(judge, shuffled_sign, name))
+
+def _template(text: str, kind: Kind, sandbox: bool) -> Path:
+    if kind.question == "agency" and not sandbox:
+        raise InputError(
+            f"scorer {text!r} asks a question that only the sandbox model was trained to answer: give --scorer self, "
+            "or a template of your own (--scorer FILE.toml)"
+        )
+    name = "sandbox-agency" if kind.question == "agency" else "sandbox" if sandbox else "harmless"
+    return Path(str(files("inferalign.scorers") / "prompts" / f"{name}.toml"))
+
+
+def _share(text: str, argument: str) -> float:
+    try:
+        share = float(argument)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise InputError(f"scorer {text!r}: expected a share from 0 to 1 after the colon: give `self-flipped:0.2`")
+    return share
+
+
+def _other_judge(text: str, model: str, chat: ChatFormat, options: ModelOptions) -> LoadedModel:
+    """A judge that reads the answer's own token ids, so that they must mean the same to it."""
+    if not model:
+        raise InputError(f"scorer {text!r} names no model after its colon: give a model directory, such as self:DIR")
+    other = load_model(model, options)
+    if other.chat.describe()["tokenizer_sha256"] != chat.describe()["tokenizer_sha256"]:
+        raise ModelError(
+            f"scorer {text!r}: {model} has another tokenizer than the model that answers, and would read other words: "
+            "name a judge made from that model, by `inferalign sandbox train --from DIR`"
+        )
+    return other

@@ -1,0 +1,191 @@
+"""RAIN's gain against the accuracy of its judge: the paper's law, where the truth is known.
+
+    python -m benchmarks.judge_law --run runs/law [--model sandbox] [--n 150] [--seed 30002] [--budget 50/15/6]
+        [--specificities 0.04,0.2,0.4,0.6] [--steps 400] [--flips 0.1,0.2,0.3,0.4,0.48] [--figure law.svg]
+
+The paper (arXiv 2309.07124) sees larger models judge better (LLaMA-2: 52 % right at 7B, 98 % at 70B) and gain more, and
+cannot tell one cause from the other. Here the policy stays the same and only its judge is weakened, in two ways: by
+*knowledge removed* (`sandbox.weak`: the judge is another model, trained on with a teacher that knows less; made in the
+run folder where it is missing) and by *coin flips* (the sign is turned on a share of the texts). A judge's balanced
+accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for every judge), RAIN's
+gain is paired with vanilla by prompt. A judge that rejects nearly everything has a balanced accuracy of 50 % and may
+still rank replies, which is all that a search by margin needs: hence the AUC beside it. Last stdout line: one JSON
+object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.sandbox_runs import (
+    PAIR,
+    Job,
+    Scored,
+    budget,
+    candidates,
+    carry_out,
+    cell,
+    finish,
+    guide,
+    judge_rates,
+    outcome,
+)
+from inferalign.core.stats import Estimate, paired_proportions, proportion
+from inferalign.reports.figures import Panel, Series, write_figure
+from inferalign.sandbox.recipe import CARD
+
+MEASURES = ("balanced accuracy", "AUC")
+KINDS = ("own judge", "knowledge removed", "coin flips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """One judge of the policy's replies: how it was weakened, and what goes behind the scorer's name."""
+
+    kind: str
+    setting: float | None
+    more: str
+
+
+def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
+    """Every judge by name. Trains those with less knowledge that the run folder lacks, one after the other."""
+    made = {"own": Judge(kind=KINDS[0], setting=None, more="")}
+    for text in filter(None, args.specificities.split(",")):
+        out = args.run / f"judge-{text}"
+        if not (out / CARD).exists():
+            command = [sys.executable, "-m", "inferalign.cli.main", "sandbox", "train", "--out", str(out)]
+            command += ["--from", str(folder), "--specificity", text, "--steps", str(args.steps)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        made[f"knowledge-{text}"] = Judge(kind=KINDS[1], setting=float(text), more=f":{out}")
+    for text in filter(None, args.flips.split(",")):
+        made[f"flips-{text}"] = Judge(kind=KINDS[2], setting=float(text), more=f"-flipped:{text}")
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One judge in one situation."""
+
+    kind: str
+    sensitivity: Estimate
+    specificity: Estimate
+    balanced: Estimate
+    auc: float | None
+    """The chance that a good reply scores above a bad one, over all pairs; None where a class is empty."""
+    good: Estimate
+    gain: Estimate
+
+
+def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, str], Job]) -> dict[str, Row]:
+    vanilla = outcome(jobs["vanilla", situation])
+    made = {}
+    for name, judge in known.items():
+        judged = candidates(jobs[f"{name}/judged", situation])
+        rates = judge_rates(judged)
+        searched = outcome(jobs[f"{name}/rain", situation])
+        made[name] = Row(
+            kind=judge.kind,
+            sensitivity=rates.sensitivity,
+            specificity=rates.specificity,
+            balanced=rates.balanced,
+            auc=auc(judged),
+            good=proportion(list(searched.good.values())),
+            gain=paired_proportions(searched.good, vanilla.good),
+        )
+    return made
+
+
+def auc(found: Mapping[str, Sequence[Scored]]) -> float | None:
+    """Ties count half (Mann and Whitney 1947)."""
+    scored = [s for row in found.values() for s in row if s.bad is not None and s.value is not None]
+    good = np.array([s.value for s in scored if not s.bad])
+    bad = np.array([s.value for s in scored if s.bad])
+    if not len(good) or not len(bad):
+        return None
+    return float((bad[:, None] < good[None, :]).mean() + 0.5 * (bad[:, None] == good[None, :]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--model", default="sandbox")
+    parser.add_argument("--n", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=30002)
+    parser.add_argument("--situations", default=",".join(PAIR))
+    parser.add_argument("--budget", default="50/15/6")
+    parser.add_argument("--specificities", default="0.04,0.2,0.4,0.6", help="of the weaker judges' teachers")
+    parser.add_argument("--steps", type=int, default=400, help="of training a weaker judge")
+    parser.add_argument("--flips", default="0.1,0.2,0.3,0.4,0.48", help="shares of turned signs")
+    parser.add_argument("--figure", type=Path, default=None)
+    args = parser.parse_args()
+    folder = Path(str(files("inferalign.sandbox"))) / "model" if args.model == "sandbox" else Path(args.model)
+    known = judges(args, folder)
+    situations = args.situations.split(",")
+    jobs: dict[tuple[str, str], Job] = {}
+    for kind in situations:
+        jobs["vanilla", kind] = Job(folder=args.run / kind / "vanilla", situation=kind, n=args.n)
+        for name, judge in known.items():
+            for part, procedure in (("judged", "best-of-n:8"), ("rain", "rain")):
+                jobs[f"{name}/{part}", kind] = Job(
+                    folder=args.run / kind / name / part,
+                    situation=kind,
+                    n=args.n,
+                    procedure=procedure,
+                    scorer=guide(kind, judge.more),
+                    rain=budget(args.budget) if procedure == "rain" else {},
+                )
+    carry_out(args.run, list(jobs.values()), args.model, args.seed)
+    found = {kind: rows(kind, known, jobs) for kind in situations}
+    for kind, table in found.items():
+        show(kind, table)
+    panels = [panel(kind, table, measure) for kind, table in found.items() for measure in MEASURES]
+    figure = write_figure(args.figure or args.run / "law.svg", panels)
+    facts = {kind: {name: asdict(row) for name, row in table.items()} for kind, table in found.items()}
+    finish({"n": args.n, "seed": args.seed, "budget": args.budget, "figure": str(figure), "judges": facts})
+
+
+def show(situation: str, table: Mapping[str, Row]) -> None:
+    shown = Table("judge", "balanced accuracy", "sensitivity", "specificity", "AUC", "without A, strict", "gain")
+    shown.title = situation
+    for name, row in sorted(table.items(), key=lambda item: -(item[1].balanced.mean or 0.0)):
+        rates = map(cell, (row.balanced, row.sensitivity, row.specificity))
+        rank = "-" if row.auc is None else f"{100 * row.auc:.1f}"
+        shown.add_row(name, *rates, rank, cell(row.good), cell(row.gain))
+    Console(width=150).print(shown)
+
+
+def panel(situation: str, table: Mapping[str, Row], measure: str) -> Panel:
+    """Gain in points over a measure of the judge in per cent, one line a way of weakening; both have the own judge."""
+    series = []
+    for kind in KINDS[1:]:
+        rows = [row for row in table.values() if row.kind in (KINDS[0], kind)]
+        points = [(row.balanced.mean if measure == MEASURES[0] else row.auc, percent(row.gain)) for row in rows]
+        known = [(100 * x, y) for x, y in points if x is not None]
+        series.append(Series(name=kind, x=[x for x, _ in known], y=[y for _, y in known]))
+    return Panel(
+        title=situation.replace("_", " "),
+        x_label=f"judge's {measure}, %",
+        y_label="RAIN's gain over vanilla, points",
+        series=series,
+        zero=True,
+    )
+
+
+def percent(estimate: Estimate) -> Estimate:
+    """The same in per cent."""
+    mean, low, high = (None if v is None else 100 * v for v in (estimate.mean, estimate.low, estimate.high))
+    return Estimate(mean=mean, low=low, high=high, n=estimate.n)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`inferalign sandbox pairs`: preference pairs from a run, by the oracle's grade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PairsOptions:
+    """Which pairs to make."""
+
+    out: Path
+    """The JSONL file to write, for `inferalign sandbox train-reward --pairs`."""
+    per_prompt: int = 3
+    """The most pairs that one prompt gives."""
+    seed: int = 0
+    """Which pairs are drawn from a prompt's candidates."""
+
+
+def pairs(
+    run: Annotated[Path, Parameter(name="RUN", help="A run folder with several candidates a prompt (random-of-n:4).")],
+    /,
+    *,
+    options: PairsOptions,
+) -> None:
+    """Make preference pairs from the candidates of a run, by ground truth.
+
+    The replies come from the model itself:
+
+        inferalign sandbox sample --kind harmful --n 500 --split train --out asked.jsonl
+        inferalign generate --model sandbox --procedure random-of-n:4 --prompts asked.jsonl --run runs/drawn
+        inferalign sandbox pairs runs/drawn --out pairs.jsonl
+        inferalign sandbox train-reward --base DIR --pairs pairs.jsonl --out my-reward
+    """
+    from inferalign.cli.tables import emit
+    from inferalign.sandbox.graded_runs import graded_candidates
+    from inferalign.sandbox.pairs import make_pairs, write_pairs
+
+    made = make_pairs(graded_candidates(run), per_prompt=options.per_prompt, seed=options.seed)
+    write_pairs(options.out, made.pairs)
+    emit({"pairs": len(made.pairs), "ties": made.ties, "ungraded": made.ungraded, "out": str(options.out)})

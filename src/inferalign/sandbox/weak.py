@@ -1,0 +1,54 @@
+"""Weaker judges: the sandbox model trained on for a little, with a teacher that knows less (`knowledge`).
+
+RAIN's gain hangs on how well its judge judges (arXiv 2309.07124). A judge that is weakened by coin flips errs anew on
+every text, and a search that asks often averages that out; one that lacks knowledge errs on the same things again and
+again. Here the second kind is made: same weights to start with, same tokenizer, same conversations and questions, other
+verdicts. Dialogue stays half of the loss, so that the weights stay a reader of this world.
+
+The result serves as a judge only (`--scorer self:DIR`): the policy is to stay the model that was started from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from inferalign.core.errors import InputError
+from inferalign.core.files import read_json
+from inferalign.sandbox.recipe import CARD, Recipe
+from inferalign.sandbox.situations.situation import WORLD_VERSION
+
+STEPS = 400
+RATE_SHARE = 0.25
+"""Of the peak learning rates of the training from scratch."""
+
+
+def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0) -> Recipe:
+    """The recipe that goes on from `start` with a teacher of that specificity; for `recipe.train(..., start=start)`.
+
+    Raises `InputError` for a folder that the
+    recipe did not make, a model of another world and a specificity outside [0, 1].
+    """
+    if not 0.0 <= specificity <= 1.0:
+        raise InputError(f"specificity is {specificity}: give a share from 0 to 1, such as --specificity 0.3")
+    if not (start / CARD).is_file():
+        raise InputError(
+            f"{start} has no {CARD}, so it is no model of the sandbox: give --from a directory that "
+            "`inferalign sandbox train` wrote"
+        )
+    card = read_json(start / CARD)
+    if card.get("world") != WORLD_VERSION:
+        raise InputError(
+            f"{start} was trained on world {card.get('world')!r}, and this is {WORLD_VERSION!r}: train one with "
+            "`inferalign sandbox train --out DIR` and give that"
+        )
+    recipe = Recipe(**card["recipe"])
+    return replace(
+        recipe,
+        seed=seed,
+        steps=steps,
+        specificity=specificity,
+        grow_at=0.0,
+        learning_rate=RATE_SHARE * recipe.learning_rate,
+        other_rate=RATE_SHARE * recipe.other_rate,
+    )

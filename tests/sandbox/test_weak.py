@@ -1,0 +1,107 @@
+"""Weaker judges: trained on from given weights, resumably, with the same tokenizer; what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from inferalign.cli.main import main
+from inferalign.core.errors import InputError, RunError
+from inferalign.sandbox import recipe
+from inferalign.sandbox.weak import RATE_SHARE, STEPS, weaker
+
+TINY = recipe.Recipe(
+    steps=2, batch_size=2, hidden=16, layers=2, first_layers=1, grow_at=0.5, heads=2, mlp=16, vocabulary=400,
+    tokenizer_dialogues=200, checkpoint_every=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recipe.train(tmp_path_factory.mktemp("start"), TINY)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_the_recipe_of_a_weaker_judge(start: Path) -> None:
+    made = weaker(start, specificity=0.3)
+    assert made == replace(
+        TINY,
+        steps=STEPS,
+        specificity=0.3,
+        grow_at=0.0,
+        learning_rate=RATE_SHARE * TINY.learning_rate,
+        other_rate=RATE_SHARE * TINY.other_rate,
+    )
+    assert weaker(start, specificity=0.3, steps=7, seed=4) == replace(made, steps=7, seed=4)
+
+
+def test_it_goes_on_from_the_weights_and_resumes_to_the_same(start: Path, tmp_path: Path) -> None:
+    chosen = replace(weaker(start, specificity=0.3, steps=5), learning_rate=1e-9, other_rate=1e-9)
+    whole = load_file(recipe.train(tmp_path / "whole", chosen, start=start) / "model.safetensors")
+    before = load_file(start / "model.safetensors")
+    assert whole.keys() == before.keys()
+    for name, tensor in before.items():  # steps of no size leave the weights where they began
+        torch.testing.assert_close(whole[name], tensor, rtol=0.02, atol=1e-4)
+    chosen = weaker(start, specificity=0.3, steps=5)
+
+    def kill_at_4(step: int, facts: dict[str, float]) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        recipe.train(tmp_path / "killed", chosen, start=start, on_step=kill_at_4)
+    resumed = load_file(recipe.train(tmp_path / "killed", chosen, start=start) / "model.safetensors")
+    once = load_file(recipe.train(tmp_path / "once", chosen, start=start) / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in once.items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in once.items())
+    assert (tmp_path / "once" / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    card = json.loads((tmp_path / "once" / recipe.CARD).read_text())
+    assert card["version"] == "weakened"
+    assert card["start"].startswith("sha256:")
+
+
+def test_a_checkpoint_of_another_start_is_refused(start: Path, tmp_path: Path) -> None:
+    chosen = weaker(start, specificity=0.3, steps=4)
+    recipe.train(tmp_path / "judge", chosen, start=start)
+    (tmp_path / "judge" / recipe.CARD).unlink()
+    other = recipe.train(tmp_path / "other", replace(TINY, seed=1))
+    with pytest.raises(RunError, match="another recipe"):
+        recipe.train(tmp_path / "judge", chosen, start=other)
+
+
+def test_another_teacher_gives_other_verdicts_on_the_same_conversations(start: Path) -> None:
+    tokenizer = recipe.train_tokenizer(TINY)
+    encode = recipe._encoder(tokenizer)
+    ends = frozenset(encode(mark)[0] for mark in (",", ".", "?"))
+    batches = [recipe._pool(encode, ends, weaker(start, specificity=s), 0) for s in (0.1, 0.82)]
+    low, high = ([packed for batch in pool for packed in batch] for pool in batches)
+    assert [packed.ids for packed in low] == [packed.ids for packed in high]
+    assert [packed.targets for packed in low] != [packed.targets for packed in high]
+
+
+def test_what_cannot_be_trained_on_is_refused(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model of the sandbox"):
+        weaker(tmp_path, specificity=0.3)
+    with pytest.raises(InputError, match=r"specificity is 1\.5"):
+        weaker(start, specificity=1.5)
+    (tmp_path / recipe.CARD).write_text('{"world": "1", "recipe": {}}')
+    with pytest.raises(InputError, match="trained on world '1'"):
+        weaker(tmp_path, specificity=0.3)
+
+
+def test_the_command(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["sandbox", "train", "--out", str(tmp_path / "judge")]
+    assert main([*train, "--from", str(start), "--specificity", "0.3", "--steps", "1"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
+    assert json.loads((tmp_path / "judge" / recipe.CARD).read_text())["recipe"]["specificity"] == 0.3
+    for half in (["--from", str(start)], ["--specificity", "0.3"]):
+        assert main([*train, *half]) == 1
+        assert "go together" in capsys.readouterr().err
