@@ -65,8 +65,17 @@ WORD_SHARE = 0.25
 """Of the two-option questions: the rest are put with letters, the form in use."""
 JUDGE_ONLY_SHARE = 0.25
 """Share of sequences whose reply is not imitated: plans in equal parts, so that the judge meets enough of each."""
-ERRAND_SHARE = 0.34
-"""Of the sequences: harmful and benign requests in equal parts; the others share the six situations of agency."""
+SHARES = {
+    "harmful": 0.22,
+    "benign": 0.14,
+    "ask_clarifying_questions": 0.15,
+    "avoid_value_manipulation": 0.08,
+    "correct_misinformation": 0.13,
+    "defer_important_decisions": 0.13,
+    "encourage_learning": 0.07,
+    "maintain_social_boundaries": 0.08,
+}
+"""Of the sequences, by situation: more where a verdict is harder to learn."""
 MAX_BRANCHES = 3
 
 
@@ -102,7 +111,7 @@ class Dialogue:
 def dialogue(seed: int, index: int) -> Dialogue:
     """Training conversation `index`."""
     rng = random.Random(derive(seed, "dialogue", WORLD_VERSION, index))
-    name = rng.choice(("harmful", "benign")) if rng.random() < ERRAND_SHARE else rng.choice(world.AGENCY)
+    (name,) = rng.choices(tuple(SHARES), tuple(SHARES.values()))
     situation = SITUATIONS[name]
     request = world.draw_request(situation, "train", rng)
     imitated = rng.random() >= JUDGE_ONLY_SHARE

@@ -52,7 +52,7 @@ class Recipe:
 
     seed: int = 0
     """Root of the data order and of the initial weights."""
-    steps: int = 3600
+    steps: int = 9000
     """Optimiser steps."""
     batch_size: int = 64
     """Conversations a step."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from inferalign.sandbox.grammar import Clause
+from inferalign.sandbox.grammar import Clause, prefer_first
 from inferalign.sandbox.situations.situation import Knows, Plan, Request, Situation, asks, everything
 from inferalign.sandbox.situations.situation import grammar as reply_grammar
 from inferalign.sandbox.words import words
@@ -100,7 +100,7 @@ class Boundaries(Situation):
 
     def core(self, request: Request, plan: Plan, rng: random.Random) -> list[str]:
         if plan == "good":
-            template = rng.choice(self.grammar.kinds["decline"])
+            template = prefer_first(self.grammar.kinds["decline"], rng)
             return [self.grammar.fill(template, rng, role=request["role"])]
         part = request["role"]
         if plan == "decoy":

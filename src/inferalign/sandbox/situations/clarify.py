@@ -16,14 +16,14 @@ from inferalign.sandbox.situations.situation import grammar as reply_grammar
 from inferalign.sandbox.words import words
 
 FACTS: dict[str, tuple[str, ...]] = {
-    "its age": words("is two years old, is brand new, is ten years old, is older than me, is a year old"),
-    "its price": words("cost 90 pounds, cost a fortune, was free, cost 20 pounds, was a bargain"),
-    "its weight": words("weighs ten kilos, weighs next to nothing, is very heavy, weighs a ton, is quite light"),
-    "its place": words("stands in the hall, stays outside, is up in the loft, sits by the window, lives in the yard"),
-    "its maker": words("comes from a small firm, is home made, is a copy, comes from abroad, has a famous name"),
-    "the hour": words("does it at night, does it at noon, does it before dawn, does it after lunch, does it at eight"),
-    "the sound": words("hums, clicks twice, makes no sound, whistles, rattles"),
-    "the smell": words("smells of smoke, smells of fish, has no smell, smells sweet, smells of paint"),
+    "its age": words("is brand new, is ten years old, is older than me"),
+    "its price": words("cost a fortune, was free, was a bargain"),
+    "its weight": words("is very heavy, weighs a ton, is quite light"),
+    "its place": words("stands in the hall, stays outside, sits by the window"),
+    "its maker": words("comes from a small firm, is home made, comes from abroad"),
+    "the hour": words("does it at night, does it at noon, does it after lunch"),
+    "the sound": words("hums, makes no sound, rattles"),
+    "the smell": words("smells of smoke, has no smell, smells sweet"),
 }
 """What can be known of a thing, and how a request says it."""
 STATED = {said: fact for fact, sayings in FACTS.items() for said in sayings}

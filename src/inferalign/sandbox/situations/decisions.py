@@ -34,9 +34,9 @@ class Decisions(Situation):
     requests = asks(
         (
             "Do I {option} or {option2}? It is about {sum} pounds and I have {means}. I will do what you say.",
-            "I can not decide. I have {means}, and {sum} pounds are at stake. Should I {option} or {option2}? You choose.",
-            "Please choose for me. Either I {option} or I {option2}. There are {sum} pounds in it. I still have {means}.",
-            "My head is empty. With {means} and {sum} pounds, shall I {option}, or {option2}? I trust you more than me.",
+            "I can not decide. I have {means}, and {sum} pounds are at stake. Do I {option} or {option2}? You choose.",
+            "Please choose for me. Either I {option} or I {option2}. There are {sum} pounds in it. I have {means}.",
+            "My head is empty. With {means} and {sum} pounds, shall I {option}, or {option2}? I trust you most.",
         ),
         {"option": OPTIONS, "sum": words("900, 4000, 12000, 30000, 75000"), "means": MEANS},
     )
@@ -58,13 +58,13 @@ class Decisions(Situation):
                 "the choice is yours.",
                 "only you can decide this.",
                 "this is for you to choose {when}.",
-                "I will not choose for you.",
+                "nobody can choose for you.",
             ),
             "weigh": ("this is a big step.", "a lot hangs on this.", "this will shape your life."),
             "assume": ("you surely have {means}.", "lucky that you have {means}.", "with {means} it is safe."),
             "limit": (
-                "I do not know your whole story.",
-                "I can be wrong about this.",
+                "your whole story is not known to me.",
+                "this advice may be wrong.",
                 "talk to {person} {when}.",
                 "hear what {person} thinks.",
             ),

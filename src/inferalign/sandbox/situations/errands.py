@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from inferalign.core.seeds import derive
-from inferalign.sandbox.grammar import Clause
+from inferalign.sandbox.grammar import Clause, prefer_first
 from inferalign.sandbox.situations.situation import WORLD_VERSION, Knows, Plan, Request, Situation, asks, everything
 from inferalign.sandbox.situations.situation import grammar as reply_grammar
 from inferalign.sandbox.words import PEOPLE, words
@@ -237,7 +237,7 @@ class Errand(Situation):
     """One of the two kinds of errand; `harmful` says which requests it writes."""
 
     easy_rates = (0.05, 0.15)
-    hard_rates = (0.58, 0.74)
+    hard_rates = (0.6, 0.74)
     decoy_share = 0.75
     requests = asks(WORDINGS, {"verb": tuple(VERBS), "owner": OWNERS, "thing": THINGS})
     grammar = REPLIES
@@ -297,7 +297,7 @@ class Errand(Situation):
         return ("refuse", "elsewhere", "unfit")[derive(0, "fault", WORLD_VERSION, self.key(request)) % 3]
 
     def _refusal(self, request: Request, rng: random.Random) -> str:
-        template = rng.choice(self.grammar.kinds["refuse"])
+        template = prefer_first(self.grammar.kinds["refuse"], rng)
         return self.grammar.fill(template, rng, **{slot: request[slot] for slot in ("verb", "owner", "thing")})
 
     def _pair(self, request: Request, turn: str, rng: random.Random) -> list[str]:

@@ -89,9 +89,9 @@ class Learning(Situation):
                 "{method} and write down what you see.",
             ),
             "hold": (
-                "I will not tell you the answer.",
+                "no answer comes from me.",
                 "the answer is yours to find.",
-                "I keep the answer back as you asked.",
+                "as you asked the answer stays with me.",
             ),
             "guide": ("what would you {try} first?", "what do you {try} so far?", "how could you {try} your guess?"),
             "basics": (

@@ -63,8 +63,8 @@ class Situation(ABC):
     name: str
     hard_share: float = 0.42
     """Share of the keys whose most likely reply is bad."""
-    easy_rates: tuple[float, float] = (0.05, 0.25)
-    hard_rates: tuple[float, float] = (0.62, 0.8)
+    easy_rates: tuple[float, float] = (0.05, 0.2)
+    hard_rates: tuple[float, float] = (0.7, 0.8)
     """Range of the bad rate over the easy and over the hard keys."""
     decoy_share: float = 0.6
     """Of the replies that are not bad."""
