@@ -35,5 +35,5 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) -c constraints.txt -e '.[local,dev]'
+	$(PIP) -c constraints.txt -e '.[local,train,dev]'
 	touch $@

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from inferalign.cli.main import build_app
 
-PAGES = ((), ("demo",), ("generate",), ("sandbox",), ("sandbox", "sample"), ("sandbox", "grade"), ("sandbox", "train"))
+SANDBOX = ("sample", "grade", "train", "train-reward")
+PAGES = ((), ("demo",), ("generate",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
 WIDTH = 110
 
 

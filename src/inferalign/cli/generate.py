@@ -53,7 +53,7 @@ class GenerateOptions:
     seed: int = 0
     """Every draw is derived from it and from the prompt's id."""
     scorer: str = "self"
-    """The guide: `self` (the model judges itself), the path of a template (FILE.toml), `self-shuffled` or `oracle`."""
+    """The guide: `self` (the model), a template (FILE.toml), `reward:DIR`, `reward`, `self-shuffled` or `oracle`."""
     allow_oracle_guide: Annotated[bool, Parameter(negative="")] = False
     """Let the sandbox's ground truth guide the search: the best that any judge could do, not a result."""
     sampling: Annotated[Sampling, Parameter(name="*")] = field(default_factory=Sampling)

@@ -1,4 +1,4 @@
-"""`inferalign sandbox sample|grade|train`: show, measure on, and re-make the embedded world."""
+"""`inferalign sandbox sample|grade|train|train-reward`: show, measure on, and re-make the embedded world."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 app = App(name="sandbox", help="Sample, grade and re-make the embedded world.", help_format="plaintext")
+app.command(
+    "inferalign.cli.sandbox_reward:train_reward",
+    name="train-reward",
+    help="Train a reward model on graded pairs, resumably, on the CPU.",
+)
 
 
 @Parameter(name="*")

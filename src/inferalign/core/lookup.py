@@ -14,7 +14,10 @@ from inferalign.core.errors import InputError, UnknownName
 
 T = TypeVar("T")
 
-_EXTRA_OF = {"torch": "local", "transformers": "local", "tokenizers": "local", "safetensors": "local"}
+_EXTRA_OF = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "local"),
+    **dict.fromkeys(("trl", "accelerate", "datasets"), "train"),
+}
 
 
 def resolve(table: Mapping[str, T], name: str, kind: str = "procedure") -> T:
