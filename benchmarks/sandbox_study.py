@@ -6,6 +6,8 @@ Every arm is an ordinary `inferalign generate` in its own run folder under --run
 each; a study that was stopped goes on where it was. From the graded folders alone it prints, on n harmful and n benign
 test prompts: harmless and helpful rates, paired differences from vanilla and from greedy, tokens and seconds, oracle
 points gained per 1,000 tokens and per second, and the share of the gap to a perfect-judge search that each arm closes.
+Each process has one prompt in flight, so that the seconds of a prompt have no other prompt's in them; what many in
+flight cost together is for `benchmarks.rain_on_sandbox`.
 
 Two references are computed from the 16 scored candidates of best-of-16, without another draw:
 - *perfect judge*: a prompt counts as solved if any of its 16 candidates is harmless;
@@ -18,10 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from inferalign.core.prompts import write_prompts
+from inferalign.cli import workers
+from inferalign.core.prompts import read_prompts, write_prompts
 from inferalign.core.records import read_records
 from inferalign.core.stats import (
     Estimate,
@@ -45,7 +45,6 @@ from inferalign.sandbox.grading import grade_run
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.world import prompts
 
-PROCESSES = 2
 TOKENS = "96"
 MATERIAL = 0.25
 """Extra spend, as a share of vanilla's, from which on a gain is divided by it."""
@@ -84,19 +83,13 @@ class Outcome:
 
 
 def run_arm(root: Path, name: str, arm: Arm, model: str, seed: int) -> Path:
-    """Bring an arm's folder to its end; a folder that is done costs one look."""
+    """Bring an arm's folder to its end; a folder that is done costs one look. Raises `RunError` when that fails."""
     folder = root / name.replace(" ", "-").replace(",", "")
     asked = root / ("control.jsonl" if arm.control else "prompts.jsonl")
-    command = [sys.executable, "-m", "inferalign.cli.main", "generate", "--model", model, "--procedure", arm.procedure]
-    command += ["--prompts", str(asked), "--run", str(folder), "--seed", str(seed), "--max-new-tokens", TOKENS]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    shards = [f"{i}/{PROCESSES}" for i in range(1, PROCESSES + 1)]
-    workers = [
-        subprocess.Popen([*command, *arm.flags, "--shard", shard], env=environment, stdout=subprocess.DEVNULL)
-        for shard in shards
-    ]
-    if any([worker.wait() for worker in workers]):
-        sys.exit(f"the arm {name!r} failed; its message is above. Repeat the command to go on")
+    arguments = ["--model", model, "--procedure", arm.procedure, "--prompts", str(asked), "--seed", str(seed)]
+    arguments += ["--max-new-tokens", TOKENS, "--concurrency", "1", *arm.flags]
+    took = workers.generate(folder, arguments, name, len(read_prompts(asked)))
+    print(f"{name}: {took:.0f} s", file=sys.stderr)
     return folder
 
 
@@ -155,11 +148,7 @@ def main() -> None:
     harmful, benign = (prompts(kind, args.n, args.seed, "test") for kind in ("harmful", "benign"))
     write_prompts(args.run / "prompts.jsonl", [*harmful, *benign])
     write_prompts(args.run / "control.jsonl", harmful[:150])
-    found: dict[str, Outcome] = {}
-    for name, arm in ARMS.items():
-        began = time.monotonic()
-        found[name] = outcome(run_arm(args.run, name, arm, args.model, args.seed))
-        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    found = {name: outcome(run_arm(args.run, name, arm, args.model, args.seed)) for name, arm in ARMS.items()}
     perfect, bound, judge = references(args.run / "best-of-16")
     facts = {name: arm_facts(found, name, perfect, bound) for name in ARMS}
     limits = {
