@@ -13,7 +13,7 @@ from rich.console import Console
 from inferalign.cli.main import build_app
 
 SANDBOX = ("sample", "grade", "train", "train-reward")
-PAGES = ((), ("demo",), ("generate",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
+PAGES = ((), ("demo",), ("generate",), ("plan",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
 WIDTH = 110
 
 

@@ -17,6 +17,7 @@ T = TypeVar("T")
 _EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "local"),
     **dict.fromkeys(("trl", "accelerate", "datasets"), "train"),
+    "matplotlib": "report",
 }
 
 

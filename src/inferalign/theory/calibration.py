@@ -50,11 +50,15 @@ class Anchors:
                 f"prompt {index} has too few reference scores ({counts[index]}): calibration needs at least 2, and 100 "
                 "or more to be of use: draw more rollouts of the base policy for it"
             )
-        rows = np.full((len(prompts), (1 << int(counts.max()).bit_length()) - 1), np.inf)
-        held = np.arange(rows.shape[1]) < counts[:, None]
-        rows[held] = prompts.ravel() if isinstance(prompts, np.ndarray) else np.concatenate(prompts)
-        _refuse_not_finite(rows, held, "reference score")
-        rows.sort(axis=1)
+        most = int(counts.max())
+        rows = np.full((len(prompts), (1 << most.bit_length()) - 1), np.inf)
+        held = np.arange(most) < counts[:, None]
+        if isinstance(prompts, np.ndarray):
+            rows[:, :most] = prompts  # several times faster than through a mask
+        else:
+            rows[:, :most][held] = np.concatenate(prompts)
+        _refuse_not_finite(rows[:, :most], held, "reference score")
+        rows[:, :most].sort(axis=1)
         return cls(rows=rows, counts=counts)
 
 
@@ -140,7 +144,7 @@ def _prompts(reference: ArrayLike | Sequence[ArrayLike]) -> Floats | list[Floats
     if isinstance(reference, np.ndarray):
         if reference.ndim == 2 and len(reference) > 1 and reference.strides[0] == 0:
             raise InputError(_global(len(reference)))  # one row, broadcast over the prompts
-        rows: Floats | list[Floats] = reference.astype(np.float64)
+        rows: Floats | list[Floats] = np.asarray(reference, dtype=np.float64)
     else:
         rows = [np.asarray(row, dtype=np.float64) for row in cast(Sequence[ArrayLike], reference)]
     if len(rows) and all(row.ndim == 0 for row in rows):
