@@ -13,8 +13,8 @@ none has been found. `theory.shooting`, `theory.direct` and `theory.ascent` reac
 
 Beyond a losing rate of 1e-12 there is nothing left to win and nothing for a float to tell. There `solve` squeezes the
 last policy it solved for into the top e^-d of the reference, d the KL that is left to spend: the losing rate cannot
-rise by it, and where 1 - G is a power of 1 - q, as for worst-of-N, the result is the optimum itself. It is marked
-`limiting`.
+rise by it, and where 1 - G is a power of 1 - q, as for worst-of-N, the result is the optimum itself, as far as the grid
+resolves rates that small. It is marked `limiting`.
 """
 
 from __future__ import annotations
