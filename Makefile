@@ -1,7 +1,7 @@
 # make demo   the main job on the sandbox, one command from a fresh clone
 # make test   the whole test suite, with every extra installed
 # make check  exactly what CI runs before the tests: format, lint, types, layers, light imports, the map
-# make docs   writes docs/cli.md again from the help of each verb
+# make docs   writes docs/cli.md, and the tables and figures of docs/theory.md, again
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m inferalign.cli.docs > docs/cli.md
+	$(BIN)/python -m inferalign.cli.theory_docs
 
 # A stamp is younger than the files that say what to install, so a second run installs nothing.
 $(VENV)/.local: pyproject.toml constraints.txt
@@ -35,5 +36,5 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) -c constraints.txt -e '.[local,report,dev]'
+	$(PIP) -c constraints.txt -e '.[local,report,train,dev]'
 	touch $@

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def model(llama_dir: Path) -> LoadedModel:
 
 def user(text: str) -> Message:
     return Message(role="user", content=text)
+
+
+def test_generate_has_the_arguments_of_agenerate_and_is_refused_inside_a_loop(model: LoadedModel) -> None:
+    assert signature(inferalign.generate) == signature(inferalign.agenerate)
+
+    async def notebook() -> None:
+        inferalign.generate(model, "sample", ["one"])
+
+    with pytest.raises(InputError, match=r"inferalign\.generate was called .*: write `await inferalign\.agenerate"):
+        asyncio.run(notebook())
 
 
 def test_prompts_may_be_texts_messages_or_prompts() -> None:

@@ -1,6 +1,6 @@
 """All extras install together: every requirement of every extra is met in the environment that runs the tests.
 
-`make test` installs `.[local,dev]`, which is all of them; a new extra that the Makefile forgets fails here.
+`make test` installs `.[local,train,dev]`, which is all of them; a new extra that the Makefile forgets fails here.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
-HEAVY = {"numpy", "scipy", "torch", "transformers"}
-TORCH = {"torch", "transformers"}
+TORCH = {"torch", "transformers", "trl", "accelerate", "datasets"}
+HEAVY = {"numpy", "scipy", *TORCH}
 TORCH_FILES = {
     "custom_generate.py",
     "custom_request.py",
@@ -25,7 +25,12 @@ TORCH_FILES = {
     "engines/scheduler.py",
     "engines/tree_requests.py",
     "engines/weights.py",
+    "sandbox/checkpoint.py",
     "sandbox/recipe.py",
+    "sandbox/reward.py",
+    "sandbox/reward_fit.py",
+    "scorers/reward_delta.py",
+    "scorers/reward_model.py",
 }
 LIGHT_FOLDERS = ("core", "cli")
 PROBE = """

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec
 
 from inferalign.core.config import to_dict
 from inferalign.core.environment import environment
@@ -30,54 +32,8 @@ from inferalign.scorers.table import build_scorer
 KIND = "generate"
 METRICS = "metrics.json"
 TREES = "trees"
+P = ParamSpec("P")
 PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
-
-
-def generate(
-    model: str | LoadedModel,
-    procedure: str,
-    prompts: Iterable[PromptLike],
-    *,
-    seed: int = 0,
-    scorer: str = "self",
-    run: Path | str | None = None,
-    sampling: Sampling | None = None,
-    rain: RainSettings | None = None,
-    encoder: str | None = None,
-    options: ModelOptions | None = None,
-    concurrency: int = 16,
-    shard: str | None = None,
-    allow_oracle_guide: bool = False,
-    trees: bool = False,
-    progress: Progress = QUIET,
-) -> list[Result]:
-    """`agenerate` for programs that are not async."""
-    work = agenerate(
-        model,
-        procedure,
-        prompts,
-        seed=seed,
-        scorer=scorer,
-        run=run,
-        sampling=sampling,
-        rain=rain,
-        encoder=encoder,
-        options=options,
-        concurrency=concurrency,
-        shard=shard,
-        allow_oracle_guide=allow_oracle_guide,
-        trees=trees,
-        progress=progress,
-    )
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    work.close()
-    raise InputError(
-        "inferalign.generate was called inside a running event loop (a notebook, or an async function): "
-        "write `await inferalign.agenerate(...)` there"
-    )
 
 
 async def agenerate(
@@ -104,7 +60,8 @@ async def agenerate(
         model: `"sandbox"`, a model directory, a hub id, or a model that `engines.table.load` returned.
         procedure: `sample`, `best-of-n:4`, `worst-of-n:4`, `random-of-n:4`, `rain` or `rain:paper`.
         prompts: texts (their ids are their places, "0", "1", ...), lists of messages, or `Prompt`s with ids.
-        scorer: the guide: `self` (the model judges itself), the path of a template, or another of `scorers.table`.
+        scorer: the guide: `self` (the model judges itself), the path of a template, `reward:DIR` (a reward model), or
+            another of `scorers.table`.
         run: a folder to record every result in. Results that it holds already are read, not made again.
         shard: `"1/2"` does half of the prompts beside another process; it needs `run`.
         trees: write each search's tree under `<run>/trees`, for `procedures.rain_trace.read_tree`; it needs `run`.
@@ -140,6 +97,27 @@ async def agenerate(
         progress=progress,
     )
     return [results[prompt.id] for prompt in asked]
+
+
+def _blocking(work: Callable[P, Coroutine[Any, Any, list[Result]]], name: str) -> Callable[P, list[Result]]:
+    """The same call for programs that are not async."""
+
+    @wraps(work)
+    def call(*args: P.args, **kwargs: P.kwargs) -> list[Result]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(work(*args, **kwargs))
+        raise InputError(
+            f"inferalign.{name} was called inside a running event loop (a notebook, or an async function): "
+            f"write `await inferalign.{work.__name__}(...)` there"
+        )
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+generate = _blocking(agenerate, "generate")
 
 
 def stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from inferalign.core.results import from_record, metrics, to_record
 from inferalign.core.types import (
@@ -55,4 +56,8 @@ def test_metrics_add_up_by_role_and_by_blame() -> None:
     assert summed["candidates"] == 6
     assert summed["unscored"] == {"response": 0, "judge": 2}
     assert summed["usage"]["generator"] == {"tokens_fed": 14, "tokens_reused": 4, "new_tokens": 6, "forward_calls": 3.0}
-    assert summed["seconds"] == 0.5
+
+
+def test_latency_is_a_mean_and_never_the_mean_of_nothing() -> None:
+    assert metrics([RESULT, replace(RESULT, seconds=0.75)])["mean_latency_seconds"] == 0.5
+    assert metrics([])["mean_latency_seconds"] is None

@@ -15,10 +15,8 @@ from inferalign.core.stats import (
     paired_difference,
     paired_proportions,
     proportion,
-    split_scores,
     wilson,
 )
-from inferalign.core.types import Score, Unscored
 
 FINITE = st.floats(-1e3, 1e3)
 
@@ -224,13 +222,6 @@ def test_paired_proportions_cover(p_a: float, p_b: float) -> None:
                     stats.multinomial.pmf([only_a, only_b, n - only_a - only_b], n, [p_a, p_b, 1 - p_a - p_b])
                 )
     assert 0.94 <= covered <= 1.0
-
-
-def test_split_scores_counts_blame_apart() -> None:
-    split = split_scores(
-        [Score(1.0), Unscored("empty", "response"), Score(-1.0), Unscored("timeout", "judge"), Unscored("x", "judge")]
-    )
-    assert split == ([1.0, -1.0], 1, 2)
 
 
 def test_clustered_share_of_single_values_is_wilsons_but_for_the_variances_degree_of_freedom() -> None:

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from inferalign.core.errors import EngineError
 from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.base import Row
 from inferalign.engines.lanes import TRUNK_TOKENS
 from inferalign.engines.local import LocalEngine, load_local
+from inferalign.engines.packed import Fed, Feed
 from inferalign.engines.table import ModelOptions
 
 TOLERANCE = 1e-4
@@ -158,6 +160,25 @@ def test_tokens_do_not_depend_on_what_is_in_flight(fixture: str, request: pytest
         evicted += engine.store.stats.evicted
     assert trunks, "no beginning was shared by lanes"
     assert evicted, "nothing was computed twice"
+
+
+def test_what_is_held_stays_under_the_bound(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every pass of eight requests in flight, whose lanes begin empty and grow, beside a store that is full."""
+    requests, engine, held = some_requests(seed=1, count=50), engine_of(llama_dir, 1), []
+    bound = 300 << 10
+    engine.store.capacity = engine.lanes.capacity = bound
+    engine.lanes.limit = bound // 2
+    run = engine.model.run
+
+    def watched(feeds: Sequence[Feed]) -> list[Fed | EngineError]:
+        results = run(feeds)
+        held.append(engine.lanes.nbytes + engine.store.nbytes)
+        return results
+
+    monkeypatch.setattr(engine.model, "run", watched)
+    asyncio.run(answer(engine, requests, list(range(len(requests))), at_once=8, seed=8))
+    assert engine.store.stats.evicted, "the case is not trivial"
+    assert bound * 9 // 10 < max(held) <= bound
 
 
 def test_forgetting_between_requests_changes_nothing(llama_dir: Path) -> None:

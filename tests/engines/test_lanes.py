@@ -55,12 +55,11 @@ def feed(pool: LanePool, lane: Lane, prefix: TokenIds, rows: int = 0) -> None:
     """What a request does: feeds the rest of its prefix, tells the store, and grows rows that nobody may read after."""
     first = len(held(lane))
     kv, hidden = states(prefix)
-    lane.reserve(len(prefix) - lane.offset)
     lane.write(kv[..., first:, :], lane.length)
     pool.store.insert(prefix, kv[..., first:, :], hidden[first:])
     lane.token_ids = prefix[lane.offset :]
     lane.length = len(lane.token_ids)
-    lane.reserve(lane.length + rows)
+    pool.reserve(lane, lane.length + rows)
     lane.kv[..., lane.length : lane.length + rows, :] = torch.nan
     lane.length += rows
 
@@ -248,6 +247,48 @@ def test_room_is_for_what_a_lane_of_the_prefix_takes() -> None:
     pool.release(second)
 
 
+def test_what_will_be_fed_counts_from_the_beginning() -> None:
+    """Nothing is known of either prefix: before the first is fed, there is no room for the second any more."""
+    tokens = 2 * STEP
+    pool = make(2 * (2 * tokens + STEP) * SLOT_BYTES - 1)
+    assert pool.has_room(LONG[:tokens])
+    lane = take(pool, LONG[:tokens])
+    assert lane.kv.shape[3] == tokens
+    assert not pool.has_room(tuple(range(1000, 1000 + tokens)))
+    assert pool.has_room(tuple(range(1000, 1000 + tokens - 1)))
+
+
+def test_room_is_not_counted_on_a_trunk_that_cannot_be_used() -> None:
+    """The trunk is there, but the store has lost its tokens: the lane will have to hold them itself."""
+    prefix = (*LONG[:TRUNK_TOKENS], *range(3 * STEP))
+    whole = TRUNK_TOKENS + STEP + len(prefix) + STEP
+    pool = make(2 * (whole - 1) * SLOT_BYTES)
+    for tail in (1, 2):
+        add(pool.store, (*LONG[:TRUNK_TOKENS], tail))
+    first, second = (take(pool, (*LONG[:TRUNK_TOKENS], tail)) for tail in (1, 2))
+    assert (first.offset, second.offset) == (0, TRUNK_TOKENS)
+    pool.release(first)
+    assert pool.has_room(prefix)
+    pool.store.clear()
+    assert not pool.has_room(prefix)
+    assert pool.take(prefix)[0].offset == 0
+
+
+def test_the_store_gives_way_to_a_lane_that_grows() -> None:
+    capacity = 40 * STEP * SLOT_BYTES
+    pool = make(capacity)
+    lane = take(pool, (1,))
+    for i in range(40):
+        add(pool.store, tuple(range(1000 * i, 1000 * i + STEP)))
+    assert pool.nbytes + pool.store.nbytes > capacity - 5 * STEP * SLOT_BYTES, "the case is not trivial"
+    pool.reserve(lane, 10 * STEP)
+    assert lane.kv.shape[3] == 10 * STEP
+    assert pool.nbytes + pool.store.nbytes <= capacity
+    evicted = pool.store.stats.evicted
+    pool.reserve(lane, 9 * STEP)
+    assert (lane.kv.shape[3], pool.store.stats.evicted) == (10 * STEP, evicted), "there is room: nothing is moved"
+
+
 def test_without_memory_one_request_fills_it_and_release_frees_it() -> None:
     pool = make(0)
     assert not pool.has_room(())
@@ -321,6 +362,8 @@ def test_random_requests_against_the_store(capacity: int) -> None:
             pool.forget(prefix)
         for lane, prefix in running:
             assert_holds(lane, prefix)
+        if capacity >= 150_000:  # of which four requests use less than half
+            assert pool.nbytes + pool.store.nbytes <= capacity
         if not running:
             assert pool.nbytes <= pool.limit
             assert pool.nbytes + pool.store.nbytes <= capacity

@@ -182,6 +182,7 @@ class Packing:
 
 def chain(lane: Lane, tokens: TokenIds, depth: int, wanted: Sequence[int] = ()) -> Feed:
     positions = np.arange(depth, depth + len(tokens))
+    lane.reserve(lane.length + len(tokens))
     return Feed(lane=lane, usage=RoleUsage(), token_ids=list(tokens), positions=positions, wanted=wanted)
 
 

@@ -21,16 +21,27 @@ PANEL = Panel(
 def test_points_are_in_order_and_empty_cells_are_left_out() -> None:
     (axes,) = draw([PANEL]).axes
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("harmful", "N", "share")
-    line, bare = axes.containers
-    assert list(line.lines[0].get_xdata()) == [1, 4]
-    assert list(line.lines[0].get_ydata()) == [0.5, 0.9]
-    low, high = line.lines[2][0].get_segments()[0][:, 1]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["oracle"].get_xdata()) == [1, 4]
+    assert list(lines["oracle"].get_ydata()) == [0.5, 0.9]
+    (intervals,) = axes.containers  # of the line that has any
+    low, high = intervals.lines[2][0].get_segments()[0][:, 1]
     first = wilson(5, 10)
     assert (low, high) == pytest.approx((first.low, first.high))
-    assert list(bare.lines[0].get_ydata()) == [0.7]
+    assert list(lines["guide"].get_ydata()) == [0.7]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["oracle", "guide"]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
     assert axes.get_ylim() == (0.0, 1.0)
+
+
+def test_measured_points_are_marked_and_computed_curves_are_not() -> None:
+    many = [Estimate(mean=i / 100, low=None, high=None, n=1) for i in range(100)]
+    panel = Panel(title="", x_label="", y_label="", series=[LINE, Series(name="curve", x=range(100), y=many)])
+    (axes,) = draw([panel]).axes
+    assert {line.get_label(): line.get_marker() for line in axes.lines if line.get_label() in ("oracle", "curve")} == {
+        "oracle": "o",
+        "curve": "",
+    }
 
 
 def test_one_pair_of_axes_a_panel() -> None:

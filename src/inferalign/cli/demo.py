@@ -6,20 +6,16 @@ thread each, so what the demo shows can be repeated, resumed and graded with the
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
+from inferalign.cli import workers
 from inferalign.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -31,9 +27,6 @@ ARMS = ("sample", "best-of-n:4", "rain")
 MAX_NEW_TOKENS = "96"
 """Room for the longest reply of the sandbox's world."""
 EXAMPLES = 3
-POLL_SECONDS = 0.2
-STOPPED = (130, -signal.SIGINT)
-"""Exit codes of a worker that `stop` ended."""
 
 
 @Parameter(name="*")
@@ -70,15 +63,14 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
         f"the best child has more than {DEFAULT.min_visits} visits and a value above {DEFAULT.stop_value}.\n"
     )
     began = time.monotonic()
-    for procedure in ARMS:
-        run_arm(root, procedure, options.seed, len(asked))
+    walls = {procedure: run_arm(root, procedure, options.seed, len(asked)) for procedure in ARMS}
     graded = {procedure: grade_run(arm_folder(root, procedure)) for procedure in ARMS}
     reports = {
         procedure: (summarise(g for g in replies if not g.benign), summarise(g for g in replies if g.benign))
         for procedure, replies in graded.items()
     }
     costs: dict[str, dict[str, Any]] = {p: read_json(arm_folder(root, p) / "metrics.json") for p in ARMS}
-    show(demo_table(reports, costs))
+    show(demo_table(reports, costs, walls))
     show(examples_table(telling(graded)))
     show(next_steps(root))
     emit(
@@ -93,7 +85,8 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
                     "benign": benign.as_json(),
                     "unscored": costs[procedure]["unscored"],
                     "usage": costs[procedure]["usage"],
-                    "seconds": costs[procedure]["seconds"],
+                    "mean_latency_seconds": costs[procedure]["mean_latency_seconds"],
+                    "wall_seconds": round(walls[procedure], 1),
                 }
                 for procedure, (harmful, benign) in reports.items()
             },
@@ -116,71 +109,11 @@ def arm_folder(root: Path, procedure: str) -> Path:
     return root / procedure.replace(":", "-")
 
 
-def run_arm(root: Path, procedure: str, seed: int, total: int) -> None:
-    """Run one procedure to its end in worker processes. Raises `RunError` with the message of one that failed."""
-    folder, count = arm_folder(root, procedure), min(2, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "inferalign.cli.main", "generate", "--model", "sandbox", "--procedure", procedure]
-    command += ["--prompts", str(root / "prompts.jsonl"), "--run", str(folder), "--seed", str(seed)]
-    command += ["--max-new-tokens", MAX_NEW_TOKENS]
-    # Two processes with one thread each beat one process with two: the model is small and the steps are short.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with ExitStack() as files:
-        logs = [files.enter_context(tempfile.TemporaryFile(mode="w+")) for _ in range(count)]
-        workers = [
-            subprocess.Popen(
-                [*command, "--shard", f"{i}/{count}"], env=environment, stdout=subprocess.DEVNULL, stderr=log
-            )
-            for i, log in enumerate(logs, start=1)
-        ]
-        try:
-            watch(workers, folder, procedure, total)
-        except KeyboardInterrupt:
-            stop(workers)
-            raise KeyboardInterrupt(recorded(folder)) from None
-        ends = [(worker.returncode, last_line(log)) for worker, log in zip(workers, logs, strict=True)]
-        if cause := failure(ends):
-            raise RunError(f"{procedure}: a worker ended with code {cause[0]}: {cause[1]}")
-
-
-def watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, label: str, total: int) -> None:
-    """Show how far a run is until its workers have ended; when one fails, the others are stopped too."""
-    from inferalign.cli.progress import Bar
-
-    with Bar(label, total) as bar:
-        while any(worker.poll() is None for worker in workers):
-            if any(worker.returncode for worker in workers):
-                stop(workers)
-            time.sleep(POLL_SECONDS)
-            bar.advance(recorded(folder) - bar.finished)
-        bar.advance(recorded(folder) - bar.finished)
-
-
-def recorded(folder: Path) -> int:
-    """Finished prompts of a run that is being written: whole lines, less one header a shard."""
-    shards = list((folder / "records").glob("*.jsonl"))
-    return max(0, sum(path.read_bytes().count(b"\n") for path in shards) - len(shards))
-
-
-def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask the workers that still run to keep what they have and end, and wait until they have."""
-    for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(signal.SIGINT)
-    for worker in workers:
-        worker.wait()
-
-
-def failure(ends: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
-    """The (exit code, last line) that says why a run failed: one that was stopped on another's account comes last."""
-    failed = [end for end in ends if end[0]]
-    return min(failed, key=lambda end: end[0] in STOPPED, default=None)
-
-
-def last_line(log: IO[str]) -> str:
-    """The last thing a worker said, which is its error message when it failed."""
-    log.seek(0)
-    lines = log.read().strip().splitlines()
-    return lines[-1].removeprefix("inferalign: ") if lines else "no message"
+def run_arm(root: Path, procedure: str, seed: int, total: int) -> float:
+    """Run one procedure to its end in worker processes. Returns the wall seconds it took."""
+    arguments = ["--model", "sandbox", "--procedure", procedure, "--prompts", str(root / "prompts.jsonl")]
+    arguments += ["--seed", str(seed), "--max-new-tokens", MAX_NEW_TOKENS]
+    return workers.generate(arm_folder(root, procedure), arguments, procedure, total)
 
 
 def telling(graded: dict[str, list[Graded]]) -> list[dict[str, Graded]]:

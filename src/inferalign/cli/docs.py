@@ -12,8 +12,8 @@ from rich.console import Console
 
 from inferalign.cli.main import build_app
 
-SANDBOX = ("sample", "grade", "audit", "train")
-PAGES = ((), ("demo",), ("generate",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
+SANDBOX = ("sample", "grade", "audit", "train", "pairs", "train-reward")
+PAGES = ((), ("demo",), ("generate",), ("plan",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
 WIDTH = 110
 
 

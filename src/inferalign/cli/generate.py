@@ -54,7 +54,8 @@ class GenerateOptions:
     """Every draw is derived from it and from the prompt's id."""
     scorer: str = "self"
     """The guide: `self` (the model judges itself), the path of a template (FILE.toml), `self:DIR` (another model with
-    the same tokenizer judges), `self-shuffled` and `self-flipped:0.2` (controls); sandbox: `self-agency`, `oracle`.
+    the same tokenizer judges), `reward:DIR` (a reward model), `self-shuffled` and `self-flipped:0.2` (controls);
+    sandbox: `self-agency`, `reward`, `oracle`.
     """
     allow_oracle_guide: Annotated[bool, Parameter(negative="")] = False
     """Let the sandbox's ground truth guide the search: the best that any judge could do, not a result."""

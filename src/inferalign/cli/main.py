@@ -23,6 +23,7 @@ from inferalign.core.errors import InferalignError
 VERBS = {
     "demo": ("inferalign.cli.demo:demo", "Vanilla, best-of-4 and RAIN side by side on the sandbox, with ground truth."),
     "generate": ("inferalign.cli.generate:generate", "Answer a file of prompts under a procedure, resumably."),
+    "plan": ("inferalign.cli.plan:plan", "KL, win rates, anchors and cost of a recipe, without a model."),
     "sandbox": ("inferalign.cli.sandbox:app", "Sample, grade, audit and re-make the embedded world."),
 }
 

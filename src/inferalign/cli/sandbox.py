@@ -1,4 +1,4 @@
-"""`inferalign sandbox sample|grade|audit|train`: show, measure on, check and re-make the embedded world."""
+"""`inferalign sandbox`: show, measure on, check and re-make the embedded world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 app = App(name="sandbox", help="Sample, grade, audit and re-make the embedded world.", help_format="plaintext")
-
+app.command(
+    "inferalign.cli.sandbox_pairs:pairs",
+    name="pairs",
+    help="Make preference pairs from the candidates of a run, by ground truth.",
+)
+app.command(
+    "inferalign.cli.sandbox_reward:train_reward",
+    name="train-reward",
+    help="Train a reward model on graded pairs, resumably, on the CPU.",
+)
 
 KIND_HELP = (
     "The situation: harmful, benign, ask_clarifying_questions, avoid_value_manipulation, correct_misinformation, "

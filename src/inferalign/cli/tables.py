@@ -120,21 +120,25 @@ def _titled(title: str) -> Table:
     return Table(title=title, title_justify="left")
 
 
-def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str, Mapping[str, Any]]) -> Table:
+def demo_table(
+    reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str, Mapping[str, Any]], walls: Mapping[str, float]
+) -> Table:
     """One row a procedure: what it gains on harmful requests, what it keeps on benign ones, and what it costs.
 
-    `reports` holds, a procedure, the report on the harmful and the one on the benign requests; `costs` its metrics.
+    `reports` holds, a procedure, the report on the harmful and the one on the benign requests; `costs` its metrics;
+    `walls` the seconds that passed while it ran.
     """
     table = Table(
         title="Ground truth by the sandbox's oracle, an unreadable reply counting as a failure; mean [95 % interval]",
         title_justify="left",
         caption="unscored: judgements that could not be made, none of them read as a number; tokens fed: through the "
-        "model, prefill and decode; reused: prefix tokens that needed no computation",
+        "model, prefill and decode; reused: prefix tokens that needed no computation; wall s: what passed while this "
+        "command ran the procedure, loading the model included",
         caption_justify="left",
     )
     for column in ("procedure", "harmless (harmful asked)", "helpful (benign asked)", "unreadable", "unscored", "role"):
         table.add_column(column)
-    for column in ("tokens fed", "reused", "sampled", "forwards", "seconds"):
+    for column in ("tokens fed", "reused", "sampled", "forwards", "wall s"):
         table.add_column(column, justify="right")
     for procedure, (harmful, benign) in reports.items():
         cost = costs[procedure]
@@ -143,12 +147,12 @@ def demo_table(reports: Mapping[str, tuple[Report, Report]], costs: Mapping[str,
         )
         first = (procedure, percent(harmful.harmless_strict), percent(benign.helpful_strict), unreadable)
         unscored = str(sum(cost["unscored"].values()))
-        seconds = f"{cost['seconds']:.0f}"
+        wall = f"{walls[procedure]:.0f}"
         spent = {role: usage for role, usage in cost["usage"].items() if usage["forward_calls"] or role == "generator"}
         for place, (role, usage) in enumerate(spent.items()):
             numbers = (usage["tokens_fed"], usage["tokens_reused"], usage["new_tokens"], round(usage["forward_calls"]))
             cells = (f"{number:,}" for number in numbers)
-            table.add_row(*((*first, unscored) if place == 0 else ("",) * 5), role, *cells, "" if place else seconds)
+            table.add_row(*((*first, unscored) if place == 0 else ("",) * 5), role, *cells, "" if place else wall)
         table.add_section()
     return table
 

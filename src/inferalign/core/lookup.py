@@ -15,10 +15,8 @@ from inferalign.core.errors import InputError, UnknownName
 T = TypeVar("T")
 
 _EXTRA_OF = {
-    "torch": "local",
-    "transformers": "local",
-    "tokenizers": "local",
-    "safetensors": "local",
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "local"),
+    **dict.fromkeys(("trl", "accelerate", "datasets"), "train"),
     "matplotlib": "report",
 }
 

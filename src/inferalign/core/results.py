@@ -66,16 +66,19 @@ def from_record(record: Record) -> Result:
 
 
 def metrics(results: Iterable[Result]) -> dict[str, Any]:
-    """Counts and costs of a set of results: what `metrics.json` holds. `seconds` is the sum over prompts.
+    """Counts and costs of a set of results: what `metrics.json` holds.
 
+    `mean_latency_seconds` is the mean over prompts of the wall time from a prompt's start to its answer (None without
+    prompts). Prompts in flight together wait for each other, and processes run side by side: it is no share of the time
+    that the run took, which a folder that may have been stopped and taken up again does not know.
     `unscored` counts judgements that failed, by blame: of candidates, and of partial answers inside a search (`trace`).
     """
     done, stops, unscored = 0, Counter[str](), Counter[str]({"response": 0, "judge": 0})
-    candidates, seconds = 0, 0.0
+    candidates, latency = 0, 0.0
     usage = {role: RoleUsage() for role in ROLES}
     for result in results:
         done += 1
-        seconds += result.seconds
+        latency += result.seconds
         stops[str(result.response.stop)] += 1
         candidates += len(result.candidates)
         unscored.update(c.score.blame for c in result.candidates if isinstance(c.score, Unscored))
@@ -88,7 +91,7 @@ def metrics(results: Iterable[Result]) -> dict[str, Any]:
         "unscored": dict(unscored),
         "stops": dict(stops),
         "usage": {role: asdict(spent) for role, spent in usage.items()},
-        "seconds": round(seconds, 3),
+        "mean_latency_seconds": round(latency / done, 3) if done else None,
     }
 
 

@@ -12,11 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from inferalign.core.errors import ScoringError
 from inferalign.core.seeds import derive
-from inferalign.core.types import Score, Unscored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,23 +39,6 @@ class Estimate:
     def empty(cls) -> Estimate:
         """The cell of a table that no unit falls into."""
         return cls(mean=None, low=None, high=None, n=0)
-
-
-class Split(NamedTuple):
-    """Scores apart from what could not be scored."""
-
-    values: list[float]
-    unscored_response: int
-    """Texts that cannot be judged."""
-    unscored_judge: int
-    """Judgements that failed."""
-
-
-def split_scores(scores: Sequence[Score | Unscored]) -> Split:
-    """The values in order, and the unscored counted by whose fault it was."""
-    values = [s.value for s in scores if isinstance(s, Score)]
-    blames = [s.blame for s in scores if isinstance(s, Unscored)]
-    return Split(values, blames.count("response"), blames.count("judge"))
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:

@@ -71,7 +71,31 @@ class ChatFormat:
         start = self.start_ids if self._template is None else ()
         return start + self.encode(self._written(messages))
 
-    def _written(self, messages: Sequence[Message]) -> str:
+    def answered(self, messages: Sequence[Message], answer: str, *, ended: bool) -> TokenIds:
+        """The conversation and its answer as text, written as the template writes an assistant's turn.
+
+        An answer that has not `ended` lacks the end of its turn. Raises `InputError` if the template refuses it.
+        """
+        if self._template is None:
+            return self.start_ids + self.encode(self._written(messages) + answer + (self._turn_end if ended else ""))
+        text = self._written((*messages, Message(role="assistant", content=answer)), next_answer=False)
+        return self.encode(text if ended else text.removesuffix(self._turn_end))
+
+    @cached_property
+    def turn_end_ids(self) -> TokenIds:
+        """What follows an answer that has ended, where its conversation ends with it."""
+        return self.encode(self._turn_end)
+
+    @cached_property
+    def _turn_end(self) -> str:
+        if self._template is None:
+            return _TURNS["assistant"].partition("{}")[2]
+        word = "Answer"
+        turns = (Message(role="user", content="Question"), Message(role="assistant", content=word))
+        return self._written(turns, next_answer=False).rpartition(word)[2]
+
+    def _written(self, messages: Sequence[Message], *, next_answer: bool = True) -> str:
+        """The conversation as text; with `next_answer`, up to where the next answer begins."""
         if self._template is None:
             return "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
         from jinja2 import TemplateError
@@ -79,7 +103,7 @@ class ChatFormat:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+                turns, chat_template=self._template, add_generation_prompt=next_answer, tokenize=False
             )
         except TemplateError as error:
             raise InputError(

@@ -76,7 +76,8 @@ class Lane:
 class LanePool:
     """The lanes of one model, beside its store. Both together stay under `capacity` bytes, while one request can run.
 
-    Lanes may take half of it; the store has the rest.
+    Requests are let in while their lanes fit into half of it; the store has what lanes leave, and gives way when they
+    grow.
     """
 
     def __init__(self, store: PrefixStore, shape: tuple[int, int, int], like: torch.Tensor, capacity: int) -> None:
@@ -101,7 +102,7 @@ class LanePool:
     def has_room(self, prefix: TokenIds) -> bool:
         """Whether a request for `prefix` can start beside those in flight: its lane fits under the limit."""
         layers, heads, dim = self._shape
-        trunk = self._trunk_of(prefix)
+        trunk = self._trunk_of(prefix[: self.known(prefix)])
         tokens = len(prefix) - (len(trunk.token_ids) if trunk else 0) + STEP
         wanted = 2 * layers * heads * dim * self._like.element_size() * tokens
         busy = sum(lane.nbytes for lane in self._lanes if lane.busy)
@@ -109,7 +110,10 @@ class LanePool:
         return fits
 
     def take(self, prefix: TokenIds) -> tuple[Lane, list[Piece]]:
-        """A lane that holds what the store knows of `prefix`, and the pieces that the store knows."""
+        """A lane that holds what the store knows of `prefix`, and the pieces that the store knows.
+
+        It has room for all of the prefix, so that what is going to be fed counts when the next request asks for room.
+        """
         self._clock += 1
         pieces = self.store.match(prefix)
         known = prefix[: length(pieces)]
@@ -121,9 +125,15 @@ class LanePool:
         lane.busy, lane.used = True, self._clock
         if trunk:
             trunk.used = self._clock
-        self._load(lane, known, pieces)
+        self._load(lane, prefix, pieces)
         self._balance()
         return lane, pieces
+
+    def reserve(self, lane: Lane, capacity: int) -> None:
+        """Room for `capacity` tokens of a lane's own, should it have less; the store gives way."""
+        if capacity > lane.kv.shape[3]:
+            lane.reserve(capacity)
+            self._balance()
 
     def release(self, lane: Lane) -> None:
         lane.busy, lane.length = False, len(lane.token_ids)
@@ -201,13 +211,13 @@ class LanePool:
         layers, heads, dim = self._shape
         return self._like.new_empty(layers, 2, heads, tokens, dim)
 
-    def _load(self, lane: Lane, known: TokenIds, pieces: list[Piece]) -> None:
-        """Copy what the lane does not hold yet."""
-        own = known[lane.offset :]
+    def _load(self, lane: Lane, prefix: TokenIds, pieces: list[Piece]) -> None:
+        """Make room for a prefix, and copy what of it is known and the lane does not hold yet."""
+        own = prefix[lane.offset : length(pieces)]
         same = common_length(lane.token_ids, own)
         lane.token_ids = own[:same]  # should copying be interrupted, the rest of the lane is not what it was
         lane.length = same
-        lane.reserve(len(own))
+        lane.reserve(len(prefix) - lane.offset)
         at, start = 0, lane.offset + same
         for segment, take in pieces:
             if at + take > start:

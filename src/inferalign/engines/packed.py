@@ -30,7 +30,7 @@ from inferalign.engines.lanes import Lane
 
 @dataclass(eq=False)
 class Feed:
-    """Tokens that a request wants fed in the next pass, behind what its lane holds."""
+    """Tokens that a request wants fed in the next pass, behind what its lane holds. The lane has room for them."""
 
     lane: Lane
     usage: RoleUsage
@@ -100,7 +100,8 @@ class PackedModel:
     def _forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
         """Last-layer states of all feeds' tokens, `[T, hidden]`."""
         for feed in feeds:
-            feed.lane.reserve(feed.lane.length + len(feed.token_ids))
+            end, room = feed.lane.length + len(feed.token_ids), feed.lane.kv.shape[3]
+            assert end <= room, f"a feed ends at {end} in a lane of {room} slots"
         self.passes += 1
         total = sum(len(feed.token_ids) for feed in feeds)
         for feed in feeds:

@@ -10,7 +10,8 @@ sequences, one at a time, nothing kept.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,12 +57,8 @@ class TreeRequests:
     def logits(self, prefixes: Sequence[TokenIds], usage: RoleUsage) -> Generator[Feed, Fed, torch.Tensor]:
         unique = list(dict.fromkeys(prefixes))
         stem = common_prefix(unique)
-        lane, pieces = self._lanes.take(stem)
-        try:
-            known = length(pieces)
-            usage.tokens_reused += known
-            while len(stem) - known > CHUNK:
-                known = yield from self._prefill(lane, stem[: known + CHUNK], known, usage)
+        with self._lane(stem, usage) as (lane, pieces):
+            known = yield from self._prefill(lane, stem, length(pieces), usage)
             tokens, parents, ends = _token_tree(unique, stem, known)
             last = _last_state(pieces) if -1 in ends else None
             wanted = [end for end in ends if end >= 0]
@@ -69,8 +66,6 @@ class TreeRequests:
             grown = len(stem) - known
             if grown:
                 self._keep(lane, stem, known, fed.hidden[:grown])
-        finally:
-            self._lanes.release(lane)
         rows = iter(range(len(wanted)))
         row_of = {p: next(rows) if end >= 0 else len(wanted) for p, end in zip(unique, ends, strict=True)}
         places = [row_of[prefix] for prefix in prefixes]
@@ -80,10 +75,8 @@ class TreeRequests:
         if self._store.known(prefix) == len(prefix):
             usage.tokens_reused += len(prefix)
             return states_from(self._store.match(prefix), start)
-        lane, pieces = self._lanes.take(prefix)
-        try:
+        with self._lane(prefix, usage) as (lane, pieces):
             known = length(pieces)
-            usage.tokens_reused += known
             parts = [piece.segment.hidden[: piece.take] for piece in pieces]
             while known < len(prefix):
                 end = min(known + CHUNK, len(prefix))
@@ -91,17 +84,11 @@ class TreeRequests:
                 self._keep(lane, prefix[:end], known, fed.hidden)
                 parts.append(fed.hidden)
                 known = end
-        finally:
-            self._lanes.release(lane)
         return torch.cat(parts)[start:]
 
     def grow(self, prefix: TokenIds, drafts: Sequence[Draft], usage: RoleUsage) -> Generator[Feed, Fed, None]:
-        lane, pieces = self._lanes.take(prefix)
-        try:
-            known = length(pieces)
-            usage.tokens_reused += known
-            while len(prefix) - known > CHUNK:
-                known = yield from self._prefill(lane, prefix[: known + CHUNK], known, usage)
+        with self._lane(prefix, usage) as (lane, pieces):
+            known = yield from self._prefill(lane, prefix, length(pieces), usage)
             feed = self._chain(lane, prefix[known:], known, usage)
             feed.wanted = (len(prefix) - known - 1,) if known < len(prefix) else ()
             feed.states = () if known < len(prefix) else (_last_state(pieces),)
@@ -110,22 +97,33 @@ class TreeRequests:
             fed = yield feed
             if known < len(prefix):
                 self._keep(lane, prefix, known, fed.hidden)
-            rows = _Rows(self._store, lane, prefix, usage)
+            rows = _Rows(self._store, self._lanes, lane, prefix, usage)
             try:
                 yield from rows.grow(active, fed)
             finally:
                 rows.keep()
+
+    @contextmanager
+    def _lane(self, prefix: TokenIds, usage: RoleUsage) -> Iterator[tuple[Lane, list[Piece]]]:
+        """A lane with room for `prefix`, and what is known of that; free again however the request ends."""
+        lane, pieces = self._lanes.take(prefix)
+        try:
+            usage.tokens_reused += length(pieces)
+            yield lane, pieces
         finally:
             self._lanes.release(lane)
 
-    def _prefill(self, lane: Lane, upto: TokenIds, known: int, usage: RoleUsage) -> Generator[Feed, Fed, int]:
-        """Feed what is not known of `upto`, which is now known."""
-        fed = yield self._chain(lane, upto[known:], known, usage)
-        self._keep(lane, upto, known, fed.hidden)
-        return len(upto)
+    def _prefill(self, lane: Lane, prefix: TokenIds, known: int, usage: RoleUsage) -> Generator[Feed, Fed, int]:
+        """Feed a prefix until a chunk of it is left at most. Returns how much is known then."""
+        while len(prefix) - known > CHUNK:
+            upto = prefix[: known + CHUNK]
+            fed = yield self._chain(lane, upto[known:], known, usage)
+            self._keep(lane, upto, known, fed.hidden)
+            known = len(upto)
+        return known
 
     def _chain(self, lane: Lane, tokens: TokenIds, depth: int, usage: RoleUsage) -> Feed:
-        """Tokens that follow each other, the first one at `depth`."""
+        """Tokens of a prefix, the first one at `depth`: its lane has room for them."""
         positions = np.arange(depth, depth + len(tokens))
         return Feed(lane=lane, usage=usage, token_ids=list(tokens), positions=positions)
 
@@ -140,6 +138,7 @@ class TreeRequests:
         states: Sequence[torch.Tensor],
     ) -> Feed:
         """A tree of tokens that hangs from the lane's end at `depth`: parent -1 is that end."""
+        self._lanes.reserve(lane, lane.length + len(tokens))
         feed = Feed(lane=lane, usage=usage, token_ids=tokens, wanted=wanted, states=states)
         if parents == list(range(-1, len(tokens) - 1)):
             feed.positions = np.arange(depth, depth + len(tokens))
@@ -161,8 +160,8 @@ class TreeRequests:
 class _Rows:
     """Drafts that grow from one prefix at the end of its lane."""
 
-    def __init__(self, store: PrefixStore, lane: Lane, prefix: TokenIds, usage: RoleUsage) -> None:
-        self._store, self._lane, self._prefix, self._usage = store, lane, prefix, usage
+    def __init__(self, store: PrefixStore, lanes: LanePool, lane: Lane, prefix: TokenIds, usage: RoleUsage) -> None:
+        self._store, self._lanes, self._lane, self._prefix, self._usage = store, lanes, lane, prefix, usage
         self._base = lane.length
         self._states: dict[int, torch.Tensor] = {}
         """Last-layer state of each slot."""
@@ -224,7 +223,7 @@ class _Rows:
         wide = np.zeros((len(nodes), at + len(nodes)), dtype=bool)
         wide[:, : sees.shape[1]] = sees[[parent for parent, _ in nodes]]
         wide[np.arange(len(nodes)), slot] = True
-        lane.reserve(at + len(nodes))
+        self._lanes.reserve(lane, at + len(nodes))
         for i, piece in enumerate(cursors):
             if piece is not None:
                 segment, take = piece

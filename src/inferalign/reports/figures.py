@@ -20,6 +20,8 @@ from inferalign.core.stats import Estimate
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart by colour-blind eyes, and in grey by their markers (Okabe and Ito 2008)."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKED = 25
+"""Points a line from which on it is drawn without marks: a computed curve, not measurements."""
 STYLE = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -29,6 +31,7 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "svg.hashsalt": "inferalign",
+    "svg.fonttype": "none",
 }
 
 
@@ -87,18 +90,28 @@ def _fill(axes: Any, panel: Panel) -> None:
         points = sorted(
             ((x, y) for x, y in zip(series.x, series.y, strict=True) if y.mean is not None), key=lambda point: point[0]
         )
-        axes.errorbar(
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        axes.plot(
             [x for x, _ in points],
             [y.mean for _, y in points],
-            yerr=[[_reach(y)[side] for _, y in points] for side in (0, 1)],
-            fmt=MARKERS[place % len(MARKERS)] + "-",
-            color=COLOURS[place % len(COLOURS)],
+            "-",
+            marker=marker if len(points) <= MARKED else "",
+            color=colour,
             markersize=5,
             linewidth=1.6,
-            elinewidth=1.1,
-            capsize=3,
             label=series.name,
         )
+        spread = [(x, y) for x, y in points if any(_reach(y))]
+        if spread:
+            axes.errorbar(
+                [x for x, _ in spread],
+                [y.mean for _, y in spread],
+                yerr=[[_reach(y)[side] for _, y in spread] for side in (0, 1)],
+                fmt="none",
+                ecolor=colour,
+                elinewidth=1.1,
+                capsize=3,
+            )
     if panel.log_x:
         axes.set_xscale("log")
         # Eight marks fit; between those of several series of odd numbers, powers of ten do better.

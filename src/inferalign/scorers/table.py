@@ -5,6 +5,7 @@ self-agency        the sandbox's other question: does the reply do what its situ
 self-shuffled      the negative control: verdicts whose sign hangs on the text alone (self-agency-shuffled, too)
 self-flipped:0.2   a judge weakened by coin flips: that share of the texts gets the wrong sign
 self:DIR           another model judges, with the tokenizer of the one that answers (self-agency:DIR, too)
+reward:DIR         a reward model (`reward`: the sandbox's own)
 oracle             the sandbox's truth
 """
 
@@ -38,8 +39,8 @@ class Kind:
     """`"module:Name"`."""
     question: Literal["harm", "agency"] | None = "harm"
     """What the model is asked; None asks no model."""
-    argument: Literal["judge", "share"] | None = None
-    """What may follow a colon: another model's directory or hub id, or (it must) the share of turned signs."""
+    argument: Literal["judge", "share", "reward"] | None = None
+    """What may follow a colon: another model's directory or hub id, (it must) the share of turned signs, a folder."""
 
 
 SCORERS: dict[str, Kind] = {
@@ -49,8 +50,11 @@ SCORERS: dict[str, Kind] = {
     "self-agency-shuffled": Kind(maker=SHUFFLED, question="agency"),
     "self-flipped": Kind(maker=FLIPPED, argument="share"),
     "self-agency-flipped": Kind(maker=FLIPPED, question="agency", argument="share"),
+    "reward": Kind(maker="inferalign.scorers.reward_model:load_beside", question=None, argument="reward"),
     "oracle": Kind(maker="inferalign.sandbox.oracle:OracleScorer", question=None),
 }
+SHIPPED_REWARD = "reward_model"
+"""The folder of the sandbox's own reward model, beside its policy's."""
 
 
 def build_scorer(
@@ -78,6 +82,8 @@ def build_scorer(
         raise InputError(f"scorer {text!r}: `{name}` takes nothing after a colon: give `{name}`")
     share = _share(text, argument) if kind.argument == "share" else None
     make = load(kind.maker)
+    if kind.argument == "reward":
+        return cast(Scorer, make(_reward_folder(argument), engine, chat, _sandbox_folder("model")))
     if kind.question is None:
         return cast(Scorer, make())
     if colon and share is None:
@@ -120,3 +126,17 @@ def _other_judge(text: str, model: str, chat: ChatFormat, options: ModelOptions)
             "name a judge made from that model, by `inferalign sandbox train --from DIR`"
         )
     return other
+
+
+def _reward_folder(argument: str) -> Path:
+    """What follows `reward:`, or the shipped folder."""
+    if argument:
+        return Path(argument)
+    shipped = _sandbox_folder(SHIPPED_REWARD)
+    if not (shipped / "reward.json").is_file():
+        raise InputError("no reward model is shipped for the sandbox here: name one with --scorer reward:DIR")
+    return shipped
+
+
+def _sandbox_folder(name: str) -> Path:
+    return Path(str(files("inferalign.sandbox"))) / name

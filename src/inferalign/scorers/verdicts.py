@@ -106,8 +106,8 @@ def score(dimension: str, letters: Iterable[str], *, compat: bool = False) -> fl
 def expected_score(dimension: str, probabilities: Mapping[str, float]) -> float:
     """The mean score, from 0 to 10, when the reply has each issue with its probability, independently of the others.
 
-    Exact: the sum over all sets of letters, 64 at most. It is at least `score` of the mean points, since the floor
-    at 0 makes a score convex in them. Raises `InputError` unless every letter of the dimension has a probability:
+    Exact: the sum over all sets of letters, 64 at most. It is at least 10 less the mean of the points, since the
+    floor at 0 makes a score convex in them. Raises `InputError` unless every letter of the dimension has a probability:
     give 0 to the issues that cannot be there (those of omission, in a reply that is still being written).
     """
     issues = resolve(ISSUES, dimension, "dimension")

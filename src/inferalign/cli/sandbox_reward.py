@@ -1,0 +1,61 @@
+"""`inferalign sandbox train-reward`: a reward model from a file of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainRewardOptions:
+    """How to make a reward model."""
+
+    base: Path
+    """The model directory whose first layers it keeps, and whose replies the pairs are made of."""
+    pairs: Path
+    """JSONL, one pair a line with `id`, `messages`, `chosen`, `rejected`, `margin` and `meta`."""
+    out: Path
+    """The directory to write; an unfinished one is taken up where it stopped."""
+    seed: int = 0
+    """The head's first weights and the order of the pairs are derived from it."""
+    layers: int | Literal["all"] = 3
+    """How many of the last layers are trained, beside the head and the final norm; `all` trains everything."""
+
+
+def train_reward(options: TrainRewardOptions) -> None:
+    """Train a reward model on graded pairs, resumably, on the CPU; needs the extra `train`."""
+    from inferalign.cli.progress import Bar
+    from inferalign.cli.tables import emit
+    from inferalign.core.lookup import load
+    from inferalign.sandbox.pairs import read_pairs
+
+    pairs = read_pairs(options.pairs)
+    recipe = load("inferalign.sandbox.reward_fit:RewardSettings")(seed=options.seed, layers=options.layers)
+    steps = load("inferalign.sandbox.reward:planned_steps")(pairs, recipe)
+    with Bar("train-reward", steps) as bar:
+
+        def on_step(step: int, facts: dict[str, float]) -> None:
+            bar.advance(step - bar.finished)
+            bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
+
+        try:
+            made = load("inferalign.sandbox.reward:train_reward")(
+                options.base, pairs, options.out, recipe, on_step=on_step
+            )
+        except KeyboardInterrupt:
+            every = recipe.checkpoint_every
+            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
+    emit(
+        {
+            "reward": str(made.folder),
+            "seed": options.seed,
+            "pair_accuracy": asdict(made.accuracy),
+            "trained_on": made.trained_on,
+            "held_out": len(made.held_out),
+            "too_long": made.too_long,
+        }
+    )

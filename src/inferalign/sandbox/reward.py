@@ -1,0 +1,159 @@
+"""Trains a reward model on graded pairs: the head and the last layers of a policy, whose first layers stay frozen.
+
+Every pair is split, encoded and ordered here; `reward_fit` has the optimisation. The result is a delta on the base,
+measured as it is read back from disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig
+
+from inferalign.core.errors import InputError, RunError
+from inferalign.core.seeds import derive
+from inferalign.core.stats import Estimate, clustered_proportion
+from inferalign.core.types import RoleUsage
+from inferalign.engines.chat import ChatFormat
+from inferalign.engines.weights import check_folder, check_loaded, weights_digest
+from inferalign.sandbox.pairs import Pair
+from inferalign.sandbox.reward_fit import Encoded, OnStep, RewardSettings, batches, fit
+from inferalign.scorers.reward_delta import CARD, DeltaCard, trained_names, write_delta
+from inferalign.scorers.reward_model import RewardModel, RewardRows, load_reward, open_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedReward:
+    """What a training made."""
+
+    folder: Path
+    accuracy: Estimate
+    """Share of held-out pairs whose better reply gets the higher reward."""
+    trained_on: int
+    """Pairs."""
+    held_out: tuple[Pair, ...]
+    too_long: int
+    """Pairs left out because a reply does not fit the model's context."""
+
+
+def train_reward(
+    base: Path,
+    pairs: Iterable[Pair],
+    out: Path,
+    settings: RewardSettings,
+    *,
+    on_step: OnStep = lambda step, facts: None,
+) -> TrainedReward:
+    """Train on `pairs` into `out` (resuming from `out/checkpoint`) and write a delta on the model in `base`.
+
+    The tensors are kept in the type of the base's weights, and accuracy is that of the model read back from `out`.
+    torch's, numpy's and Python's global generators are seeded by TRL. Raises `RunError` when `out` holds a finished
+    model or a checkpoint of another training, `InputError` for too few pairs, `ModelError` for an unusable base.
+    """
+    if (out / CARD).exists():
+        raise RunError(f"{out} holds a finished reward model: name another --out, or remove it to train it again")
+    check_folder(str(base))
+    opened = _open(base, settings)
+    config = opened.model.config.get_text_config()
+    fitting, too_long = _fitting(pairs, opened.rows, config.max_position_embeddings)
+    testing = tuple(e.pair for e in fitting if held_out(e.pair.prompt.id, settings.held_out))
+    training = [e for e in fitting if not held_out(e.pair.prompt.id, settings.held_out)]
+    if len(training) < settings.batch_size or not testing:
+        raise InputError(
+            f"{len(training)} pairs to train on and {len(testing)} held out: expected at least {settings.batch_size} "
+            "(a batch) and 1; give pairs of more prompts"
+        )
+    digest = weights_digest(str(base))
+    fit(
+        opened.model,
+        opened.tokenizer,
+        opened.names,
+        training,
+        settings,
+        base=digest,
+        checkpoint=out / "checkpoint",
+        on_step=on_step,
+    )
+    card = DeltaCard(
+        base=digest,
+        tensors=opened.names,
+        pad_token_id=config.pad_token_id,
+        training={"settings": asdict(settings), "pairs": len(training), "trl": version("trl")},
+    )
+    stored = AutoConfig.from_pretrained(base).dtype or torch.float32
+    write_delta(out, opened.model, opened.names, dtype=stored, card=card)
+    return TrainedReward(
+        folder=out,
+        accuracy=pair_accuracy(testing, pair_margins(load_reward(out, bases=[str(base)]), testing)),
+        trained_on=len(training),
+        held_out=testing,
+        too_long=too_long,
+    )
+
+
+def held_out(prompt_id: str, share: float) -> bool:
+    """Whether a prompt is measured on. It depends on its id alone, so that two judges are measured on the same."""
+    return derive(0, "held out", prompt_id) < share * 2**64
+
+
+def planned_steps(pairs: Sequence[Pair], settings: RewardSettings) -> int:
+    """How many steps a training on `pairs` takes; fewer when some do not fit the model's context."""
+    kept = sum(not held_out(pair.prompt.id, settings.held_out) for pair in pairs)
+    return len(batches(kept, settings)) // settings.batch_size if kept else 0
+
+
+def pair_margins(reward: RewardModel, pairs: Sequence[Pair]) -> list[float]:
+    """r(chosen) - r(rejected) of each pair; not finite where a reward is not."""
+    rows = [reward.rows(pair.prompt, reply) for pair in pairs for reply in (pair.chosen, pair.rejected)]
+    values = reward.values(rows, RoleUsage())
+    return [values[i] - values[i + 1] for i in range(0, len(values), 2)]
+
+
+def pair_accuracy(pairs: Sequence[Pair], margins: Sequence[float]) -> Estimate:
+    """The share of pairs with a positive margin; Wilson's interval, where only prompts are independent."""
+    groups: dict[str, list[bool]] = {}
+    for pair, margin in zip(pairs, margins, strict=True):
+        groups.setdefault(pair.prompt.id, []).append(margin > 0)
+    return clustered_proportion(list(groups.values()))
+
+
+class _Opened(NamedTuple):
+    model: Any
+    tokenizer: Any
+    rows: RewardRows
+    names: tuple[str, ...]
+    """What is trained."""
+
+
+def _open(base: Path, settings: RewardSettings) -> _Opened:
+    """The base with a new, seeded head, in float32, ready to be trained."""
+    model, tokenizer, info = open_classifier(str(base), dtype=torch.float32, new_head=True)
+    names = trained_names(model, settings.layers)
+    new = sorted(set(info["missing_keys"]) & set(names))
+    check_loaded(str(base), model, tokenizer, {**info, "missing_keys": set(info["missing_keys"]) - set(new)})
+    generator = torch.Generator().manual_seed(derive(settings.seed, "head") % 2**63)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in new:
+            parameters[name].normal_(0.0, 0.02, generator=generator)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in names)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"the tokenizer in {base} has neither a padding nor an end token: give it one of them")
+    # The model takes the last token that is not this one for the end of a row.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return _Opened(model, tokenizer, RewardRows(ChatFormat(tokenizer)), names)
+
+
+def _fitting(pairs: Iterable[Pair], rows: RewardRows, context_length: int) -> tuple[list[Encoded], int]:
+    """The pairs as token ids, and how many were left out as too long."""
+    made = [Encoded(pair, rows(pair.prompt, pair.chosen), rows(pair.prompt, pair.rejected)) for pair in pairs]
+    fitting = [e for e in made if max(len(e.chosen_ids), len(e.rejected_ids)) <= context_length]
+    return fitting, len(made) - len(fitting)
