@@ -109,6 +109,8 @@ def started(tmp_path: Path, model: Path, run: Path, n: int) -> subprocess.Popen[
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     file = run / "records" / "main.jsonl"
     deadline = time.monotonic() + 60
@@ -120,7 +122,7 @@ def started(tmp_path: Path, model: Path, run: Path, n: int) -> subprocess.Popen[
 
 
 def test_kill_and_repeat_gives_the_same_records(tmp_path: Path, llama_dir: Path) -> None:
-    n = 60
+    n = 200
     process = started(tmp_path, llama_dir, tmp_path / "killed", n)
     process.kill()
     process.communicate()
@@ -132,7 +134,7 @@ def test_kill_and_repeat_gives_the_same_records(tmp_path: Path, llama_dir: Path)
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, llama_dir: Path) -> None:
-    process = started(tmp_path, llama_dir, tmp_path / "run", 400)
+    process = started(tmp_path, llama_dir, tmp_path / "run", 4000)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,27 +105,43 @@ def generate(options: GenerateOptions) -> None:
                 trees=options.trees,
                 progress=bar,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise KeyboardInterrupt(api.finished(options.run)) from None
     emit({"run": str(options.run), **read_json(options.run / api.METRICS)})
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Ctrl-C stops whatever runs: asyncio's handler waits for an await, and a model that loads comes to none.
+    """Ctrl-C cancels prompts in flight, and stops a model that loads at once: it comes to no await for long.
 
-    The run folder is whole at any moment, so nothing needs the delay. A process that ignores Ctrl-C still does.
+    asyncio's own handler would wait for that await. A second Ctrl-C waits for nothing; the run folder is whole at any
+    moment. A process that ignores Ctrl-C still does.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGINT, _Stop())
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Stop:
+    """What a Ctrl-C does: the first one cancels the tasks of a loop that has work in flight, any other is raised."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, *_: object) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise KeyboardInterrupt from None
+        # Raised in the midst of a task, it would leave the others behind, each with a traceback of its own.
+        if self._asked or len(tasks := asyncio.all_tasks(loop)) < 2:
+            raise KeyboardInterrupt
+        self._asked = True
+        for task in tasks:
+            loop.call_soon_threadsafe(task.cancel)
