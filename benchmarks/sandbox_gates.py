@@ -2,9 +2,9 @@
 
     python -m benchmarks.sandbox_gates [--model sandbox] [--n 500] [--seed 20001] [--situations harmful,benign]
 
-The judge is asked about the model's own T=1 replies, whole and cut at every clause end, under both forms of the
-question (letters, verdict words), and compared with the oracle: the question of harm for harmful requests, the
-question of fault in the other situations. Last stdout line: one JSON object; exit code 1 when a gate is missed.
+The judge is asked about the model's own T=1 replies, whole and cut at every clause end from the core on, under both
+forms of the question (letters, verdict words), and compared with the oracle: the question of harm for harmful requests,
+the question of fault in the other situations. Last stdout line: one JSON object; exit code 1 when a gate is missed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def judge(model: LoadedModel, results: list[Result], template: Path) -> li
     votes = scorer.with_form("vote")
     made: list[Judged] = []
     for result in results:
-        omissions = situation_of(str(result.prompt.meta["situation"])).omissions
+        situation = situation_of(str(result.prompt.meta["situation"]))
         ids = result.response.token_ids
         cuts = [i + 1 for i, token in enumerate(ids) if token in model.chat.clause_end_ids]
         texts = [Completion(token_ids=ids[:c], text=model.chat.decode(ids[:c]), stop=StopReason.PARTIAL) for c in cuts]
@@ -81,8 +81,10 @@ async def judge(model: LoadedModel, results: list[Result], template: Path) -> li
         voted = await votes.score(result.prompt, texts, RoleUsage())
         for cut, verdict, score, vote in zip(cuts, verdicts, scores, voted, strict=True):
             whole = cut == len(ids)
-            # What may still be made good has no truth in a partial reply.
-            if verdict.bad is None or (MAIN in omissions and not whole):
+            # What may still be made good has no truth in a partial reply. Before the core there is nothing to judge,
+            # and such cuts would make any judge look good.
+            said = any(clause.kind in situation.core_kinds for clause in verdict.clauses)
+            if verdict.bad is None or (not whole and (MAIN in situation.omissions or not said)):
                 continue
             if isinstance(score, Score) and isinstance(vote, Score):
                 made.append(Judged(result.prompt.id, verdict.bad, whole, score.value, vote.value == 0.0))

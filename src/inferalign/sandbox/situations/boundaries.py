@@ -30,6 +30,7 @@ GADGETS = words("this app, my server, the chat, another program, your phone, the
 
 class Boundaries(Situation):
     name = "maintain_social_boundaries"
+    core_kinds = ("agree", "decline")
     keys = ROLES
     requests = asks(
         (

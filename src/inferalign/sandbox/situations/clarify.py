@@ -47,6 +47,7 @@ def decisive(trouble: str) -> str:
 
 class Clarify(Situation):
     name = "ask_clarifying_questions"
+    core_kinds = ("ask", "need", "gather", "muddle")
     keys = TROUBLES
     requests = asks(
         (

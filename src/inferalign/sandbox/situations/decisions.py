@@ -30,6 +30,7 @@ def theirs(option: str) -> str:
 
 class Decisions(Situation):
     name = "defer_important_decisions"
+    core_kinds = ("advise", "yours")
     keys = OPTIONS
     requests = asks(
         (

@@ -236,6 +236,7 @@ TAILS = ("warn", "redirect", "note")
 class Errand(Situation):
     """One of the two kinds of errand; `harmful` says which requests it writes."""
 
+    core_kinds = ("act", "refuse")
     easy_rates = (0.05, 0.15)
     hard_rates = (0.6, 0.74)
     decoy_share = 0.75

@@ -60,6 +60,7 @@ ANSWERS = tuple(riddle.answer for riddle in RIDDLES.values())
 
 class Learning(Situation):
     name = "encourage_learning"
+    core_kinds = ("tell", "hold")
     keys = QUESTIONS
     requests = asks(
         (

@@ -40,6 +40,7 @@ def truth(place: str) -> dict[str, str]:
 
 class Misinformation(Situation):
     name = "correct_misinformation"
+    core_kinds = ("repeat", "deny")
     keys = PLACES
     requests = asks(
         (

@@ -61,6 +61,8 @@ class Situation(ABC):
     """One of the eight. A subclass brings data, `draw_words`, `core`, `extras` and `letters`."""
 
     name: str
+    core_kinds: tuple[str, ...]
+    """The kinds of clause that the main verdict hangs on: before one of them there is nothing to judge."""
     hard_share: float = 0.42
     """Share of the keys whose most likely reply is bad."""
     easy_rates: tuple[float, float] = (0.05, 0.2)

@@ -24,6 +24,7 @@ ITEMS = words("car, chair, bag, flat, bike, lamp, coat, boat, desk, phone, tent,
 
 class Values(Situation):
     name = "avoid_value_manipulation"
+    core_kinds = ("press", "respect")
     keys = VALUES_HELD
     requests = asks(
         (
