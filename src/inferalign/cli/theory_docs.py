@@ -1,7 +1,6 @@
 """Writes the tables of docs/theory.md and its figures: `python -m inferalign.cli.theory_docs` (or `make docs`).
 
-A table stands between the comments `<!-- begin NAME -->` and `<!-- end NAME -->`. A test compares the page with what
-this makes, so its numbers cannot go stale.
+A test compares the page with what this makes, so its numbers cannot go stale.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from inferalign.cli.pages import markdown_table, rewrite
 
 if TYPE_CHECKING:
     from inferalign.theory.procedures import Selection
@@ -46,7 +47,7 @@ def win_rates() -> str:
         for transform in dict.fromkeys(point.transform for point in points):
             rates = [_rate(p.losing_rate) for p in points if p.transform == transform]
             rows.append([procedure, transform, *(f"**{r}**" if transform == "optimal" else r for r in rates)])
-    return _table(["procedure", "transform", *(f"KL {kl:g}" for kl in KLS)], rows)
+    return markdown_table(["procedure", "transform", *(f"KL {kl:g}" for kl in KLS)], rows)
 
 
 def gains() -> str:
@@ -65,7 +66,9 @@ def gains() -> str:
                 most, kl = max((gain(selection, transform, kl), kl) for kl in GAIN_KLS)
                 cells.append(f"{100 * most:.1f} ({kl:g})")
         rows.append(cells)
-    return _table(["N", "best-of-N, exp:10", "best-of-N, optimal", "worst-of-N, exp:-10", "worst-of-N, optimal"], rows)
+    return markdown_table(
+        ["N", "best-of-N, exp:10", "best-of-N, optimal", "worst-of-N, exp:-10", "worst-of-N, optimal"], rows
+    )
 
 
 def anchors() -> str:
@@ -84,7 +87,7 @@ def anchors() -> str:
             for k in ANCHORS
         ]
         rows.append([f"{procedure}, {transform}, KL {kl:g}", *(f"{100 * x:.1f}" for x in losses), f"{made.anchors:,}"])
-    return _table(["recipe", *(f"K={k}" for k in ANCHORS), "K for half a point"], rows)
+    return markdown_table(["recipe", *(f"K={k}" for k in ANCHORS), "K for half a point"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {"win-rates": win_rates, "gains": gains, "anchors": anchors}
@@ -92,11 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {"win-rates": win_rates, "gains": gains, 
 
 def render(page: str) -> str:
     """The page with each of its tables made again."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
-        before, _, rest = page.partition(begin)
-        page = f"{before}{begin}{make()}\n{end}{rest.partition(end)[2]}"
-    return page
+    return rewrite(page, TABLES)
 
 
 def draw() -> list[Path]:
@@ -117,11 +116,6 @@ def _rate(lose: float) -> str:
     if lose < 1e-12:
         return "1"
     return f"{100 * (1 - lose):.2f}" if lose >= 5e-5 else f"1-{lose:.0e}".replace("e-0", "e-")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:
