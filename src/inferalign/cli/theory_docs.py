@@ -6,7 +6,7 @@ A test compares the page with what this makes, so its numbers cannot go stale.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 

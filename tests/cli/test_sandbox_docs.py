@@ -1,0 +1,69 @@
+"""docs/sandbox.md shows dialogues that the world really makes, and figures as the gates printed them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from inferalign.cli.pages import markdown_table, rewrite
+from inferalign.cli.sandbox_docs import PAGE, dialogues, judge, read_gates, replies
+from inferalign.sandbox.situations import SITUATIONS
+
+RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
+REPORT = {
+    "unparsed": RATE | {"mean": 0.01, "low": 0.0, "high": 0.02},
+    "good_strict": RATE,
+    "issues": {"A": RATE},
+    "merit": RATE | {"mean": 6.25},
+}
+JUDGED = {
+    "texts": 40,
+    "sensitivity": RATE,
+    "specificity": RATE,
+    "balanced": 0.875,
+    "auc": 0.9,
+    "majority": 0.6,
+    "flips": 0.05,
+}
+FACTS = {
+    name: {
+        "vanilla": REPORT,
+        "greedy": REPORT,
+        "letters": {"whole": JUDGED, "partial": {"texts": 0}},
+        "words": {"whole": JUDGED | {"balanced": 0.75}, "partial": {"texts": 0}},
+    }
+    for name in SITUATIONS
+}
+
+
+def test_the_dialogues_in_the_page_are_the_worlds() -> None:
+    text = PAGE.read_text()
+    assert rewrite(text, {"dialogues": dialogues}) == text, "stale: run `python -m inferalign.cli.sandbox_docs`"
+
+
+def test_a_dialogue_shows_each_plan_with_the_letters_of_the_oracle() -> None:
+    lines = dialogues().splitlines()
+    for name in SITUATIONS:
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"| **{name}**"))
+        plans = [line.split(" | ")[0].removeprefix("| ") for line in lines[at + 1 : at + 4]]
+        assert plans == ["bad", "decoy", "good"]
+        assert "A" in lines[at + 1].split(" | ")[2]
+        assert all("A" not in line.split(" | ")[2] for line in lines[at + 2 : at + 4])
+
+
+def test_figures_are_those_of_the_gates_and_a_class_that_is_empty_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "gates.txt"
+    path.write_text("a table\n" + json.dumps(FACTS) + "\n")
+    facts = read_gates(path)
+    said = replies(facts).splitlines()
+    assert said[2] == "| harmful | 1.0 [0.0, 2.0] | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | A 50 | 6.25 |"
+    judged = judge(facts).splitlines()
+    assert len(judged) == 2 + len(SITUATIONS)
+    assert judged[2].endswith("| 0.875 | 0.900 | 0.600 | 5.0 | 0.750 |")
+
+
+def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> None:
+    page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
+    made = rewrite(page, {"x": lambda: "new", "y": lambda: "never"})
+    assert made == "a\n<!-- begin x -->\nnew\n<!-- end x -->\nb\n"
+    assert markdown_table(["h", "k"], [["1", "2"]]) == "| h | k |\n| --- | --- |\n| 1 | 2 |"
