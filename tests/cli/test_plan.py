@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,12 @@ import numpy as np
 import pytest
 
 from inferalign.cli.main import main
+from inferalign.core.errors import RunError
 from inferalign.core.records import read_records
+from inferalign.theory.blackbox import beta_mixture
 from inferalign.theory.curves import KLS, TRANSFORMS
+from inferalign.theory.recorded import ranked
+from inferalign.theory.validity import bands
 from tests.theory.runs import best_of, config, write_run
 
 RECIPE = ["plan", "--for", "best-of-n:4", "--transform", "exp:10", "--kl", "0.5"]
@@ -79,6 +84,45 @@ def test_a_run_folder_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "made by another configuration" in refused([*RECIPE[:-1], "0.6", "--run", str(tmp_path / "run")], capsys)
 
 
+def test_a_run_folder_refuses_other_inputs_under_the_same_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores, kept = tmp_path / "s.csv", ["--run", str(tmp_path / "run")]
+    own = [*RECIPE[:-1], "0.2", "--scores", str(scores), *kept]
+    scores.write_text("1,2,3,4\n2,3,1,5\n" * 3)
+    found = said(own, capsys)
+    assert said(own, capsys) == found
+    scores.write_text("1,2,3,4\n2,3,1,6\n" * 3)
+    assert "s.csv is" in refused(own, capsys)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == found
+
+    run, reference = best_of(tmp_path / "a", 4, 30, 1), best_of(tmp_path / "b", 30, 30, 2)
+    runs = ["plan", "--from", str(run), "--reference", str(reference), "--kl", "0.5", "--run", str(tmp_path / "run2")]
+    found = said(runs, capsys)
+    shutil.rmtree(reference)
+    best_of(reference, 30, 30, 3)
+    assert f"inputs.{reference} is" in refused(runs, capsys)
+
+
+def test_a_curve_that_fails_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, points: object) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr("inferalign.theory.curves.DRAWS", (1,))
+    run, curve = tmp_path / "run", tmp_path / "run" / "c.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr("inferalign.theory.curves.write_csv", full)
+        assert "the disk is full" in refused([*RECIPE, "--run", str(run), "--curve", str(curve)], capsys)
+    assert not run.exists()
+    found = said([*RECIPE, "--run", str(run), "--curve", str(curve)], capsys)
+    assert found["curve"] == str(curve)
+    assert curve.is_file()
+    (record,) = read_records(run, "plan")
+    assert "curve" not in record
+
+
 def test_the_curve_and_its_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +162,10 @@ def test_recorded_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = said(["plan", *runs, "--kl", "1"], capsys)
     assert found["validity"] == "untested"
     assert 0 < found["estimate"]["win_rate_error"] < 0.2
+    outputs = ranked(tmp_path / "run", tmp_path / "ref", 0)
+    assert found["estimate"]["win_rate_error"] == pytest.approx(2 * bands(outputs, beta_mixture, 0).largest)
     assert found["estimate"]["outputs"] == 300
+    assert found["estimate"]["warning"] is None
     assert found["win_rate"] == pytest.approx(0.941, abs=0.03)
     second = ["--from", str(best_of(tmp_path / "run2", 4, 300, 3, shift=1, model="warm"))]
     second += ["--reference", str(best_of(tmp_path / "ref2", 30, 300, 4, shift=1, model="warm"))]
@@ -129,6 +176,16 @@ def test_recorded_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     best = best_of(tmp_path / "ref3", 30, 300, 6, model="warm")
     third = ["--from", str(tmp_path / "run3"), "--reference", str(best)]
     assert "the procedure is not calibrated" in refused(["plan", *runs, *third, "--kl", "1"], capsys)
+    assert "both --from are" in refused(["plan", *runs, *runs, "--kl", "1"], capsys)
+
+
+def test_a_reference_of_two_scores_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, reference = best_of(tmp_path / "run", 4, 50, 1), best_of(tmp_path / "ref", 2, 50, 2)
+    assert main(["plan", "--from", str(run), "--reference", str(reference), "--kl", "1"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])["estimate"]["warning"] == "only 2 reference scores: give `best-of-n:100`"
+    assert "warning: coarse ranks" in out
+    assert "at most" not in next(line for line in out.splitlines() if "sampling error" in line)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +204,9 @@ def test_recorded_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--for", "sample", "--kl", "0.5", "--tokens-per-reply", "9"], "without --prompts"),
         (["--for", "sample", "--kl", "0.5", "--curve", "c.svg"], "give `--curve c.csv`"),
         (["--for", "sample", "--kl", "0.5", "--scores", "no.csv"], "cannot read no.csv"),
-        (["--from", "nothing", "--reference", "nothing", "--kl", "0.5"], "nothing/config.json"),
+        (["--from", "nothing", "--reference", "nothing", "--kl", "0.5"], "there is no run folder at nothing"),
+        (["--for", "sample", "--kl", "0.5", "--curve", "no/c.csv"], "no folder no for --curve: type `mkdir -p no`"),
+        (["--for", "sample", "--kl", "0.5", "--curve", "../is.csv"], "is.csv is a folder, and --curve writes a file"),
     ],
 )
 def test_errors_are_one_line_and_write_nothing(
@@ -157,9 +216,11 @@ def test_errors_are_one_line_and_write_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "is.csv").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     assert message in refused(["plan", *arguments, "--run", "run"], capsys)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_no_torch_and_no_scipy_stats() -> None:

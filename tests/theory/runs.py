@@ -23,11 +23,11 @@ from inferalign.core.types import (
 )
 
 
-def config(seed: int, model: str = "base", scorer: str = "guide") -> dict[str, Any]:
+def config(seed: int, model: str = "base", scorer: str = "guide", procedure: str = "best-of-n:4") -> dict[str, Any]:
     return {
         "model": {"model": model},
         "chat": {},
-        "procedure": {"scorer": {"name": scorer}, "sampling": {}},
+        "procedure": {"procedure": procedure, "scorer": {"name": scorer}, "sampling": {}},
         "seed": seed,
     }
 
@@ -53,4 +53,4 @@ def best_of(path: Path, n: int, prompts: int, seed: int, *, shift: float = 0.0, 
     """A best-of-n run on a base model whose scores are normal around each prompt's own mean."""
     draws = np.random.default_rng(seed)
     scores = draws.normal(size=(prompts, n)) * (1 + shift) + np.arange(prompts)[:, None] + shift
-    return write_run(path, scores, scores.argmax(axis=1), config(seed, model))
+    return write_run(path, scores, scores.argmax(axis=1), config(seed, model, procedure=f"best-of-n:{n}"))

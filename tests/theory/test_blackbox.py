@@ -15,7 +15,7 @@ from inferalign.theory.optimal import Unconverged, solve
 from inferalign.theory.procedures import Selection, best_of_n, sample, worst_of_n
 from inferalign.theory.retry import ThresholdRetry
 from inferalign.theory.transforms import Exponential
-from inferalign.theory.validity import _kolmogorov, bands, require_calibrated, validity
+from inferalign.theory.validity import _kolmogorov, bands, require_calibrated, thinned, validity
 
 Q = np.linspace(0, 1, 201)
 
@@ -270,6 +270,38 @@ def test_its_false_alarms_keep_to_the_level() -> None:
         one, two = (observed(draws.random((150, 1)), 20, draws) for _ in range(2))
         refused += not validity(one, two).calibrated
     assert refused <= 12
+
+
+@pytest.mark.parametrize("prompts", [1000, 900])
+def test_references_of_unequal_size_are_compared_at_one_k(prompts: int) -> None:
+    """Untouched, ranks among 100 and among 8 refuse the same best-of-4 every other time: q^4 blurred by a ninth."""
+    refused = 0
+    for seed in range(100):
+        one, two = outputs_of(best_of_n(4), 1000, 100, seed), outputs_of(best_of_n(4), prompts, 8, 1000 + seed)
+        refused += not validity(one, two, seed).calibrated
+    assert refused <= 5
+    assert not validity(outputs_of(best_of_n(4), 1000, 100), outputs_of(best_of_n(2), prompts, 8)).calibrated
+
+
+def test_thinned_ranks_are_those_among_fewer_scores() -> None:
+    """All of 3 lie below, or none, whatever is dropped; of 2 in 4 kept 2, (1, 4, 1) / 6 lie below; K itself stays."""
+    four = OwnRanks(np.full((6000, 2), 2), np.zeros((6000, 2)), np.full(6000, 4))
+    kept = thinned(four, np.full(6000, 2), seed=1)
+    np.testing.assert_allclose(np.bincount(kept.rank[:, 0]) / 6000, np.array([1, 4, 1]) / 6, atol=0.02)
+    assert np.array_equal(kept.rank[:, 0], kept.rank[:, 1])  # outputs of a prompt keep the same scores
+    ends = OwnRanks(np.array([[0, 3], [1, 2]]), np.zeros((2, 2)), np.array([3, 3]))
+    assert thinned(ends, np.array([2, 3]), seed=1).rank.tolist() == [[0, 2], [1, 2]]
+    with pytest.raises(InputError, match="none above its K"):
+        thinned(ends, np.array([4, 3]), seed=1)
+
+
+def test_ragged_references_are_thinned_prompt_by_prompt() -> None:
+    """One prompt with two scores left costs that prompt's precision, not that of all."""
+    one, two = outputs_of(best_of_n(4), 1000, 100), outputs_of(best_of_n(3), 1000, 100, seed=4)
+    counts = two.counts.copy()
+    counts[0] = 2
+    ragged = thinned(two, counts, seed=1)
+    assert validity(one, ragged).distance == pytest.approx(validity(one, two).distance, abs=0.003)
 
 
 def test_plain_sampling_from_outside() -> None:

@@ -1,6 +1,8 @@
 """Calibration against counting by hand, and the properties that make it worth having."""
 
+import time
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ def counted(score: float, anchors: list[float]) -> Fraction:
     return Fraction(sum(2 * int(score > z) + int(score == z) for z in anchors), 2 * len(anchors))
 
 
+def alike(reference: Any) -> Anchors:
+    """Coarse draws may agree on every prompt, which only one prompt's batch may: equal ids say that it is one."""
+    return Anchors.of(reference, ["x"] * len(reference))
+
+
 def test_a_worked_example() -> None:
     """Anchors 1 2 2 5: 0 beats none, 1 ties one, 2 beats one and ties two, 3 beats three, 9 beats all."""
     scores, anchors = [[0, 1, 2, 3, 9]], [[2, 5, 1, 2]]
@@ -32,7 +39,7 @@ def test_a_worked_example() -> None:
     anchors=st.lists(st.lists(LEVELS, min_size=2, max_size=9), min_size=3, max_size=3),
 )
 def test_ragged_anchors_agree_with_counting(scores: np.ndarray, anchors: list[list[float]]) -> None:
-    got = mid_rank(scores, anchors)
+    got = mid_rank(scores, alike(anchors))
     for row, candidates, reference in zip(got, scores, anchors, strict=True):
         np.testing.assert_allclose(row, [float(counted(c, reference)) for c in candidates], rtol=1e-15)
 
@@ -43,7 +50,7 @@ def test_ranks_agree_with_searchsorted(k: int, seed: int, digits: int) -> None:
     """Every K meets another width of the padded search, powers of two and their neighbours included."""
     rng = np.random.default_rng(seed)
     anchors, scores = rng.normal(size=(2, k)).round(digits), rng.normal(size=(2, 50)).round(digits)
-    below, equal = ranks(scores, Anchors.of(anchors))
+    below, equal = ranks(scores, alike(anchors))
     for i in range(2):
         ordered = np.sort(anchors[i])
         np.testing.assert_array_equal(below[i], np.searchsorted(ordered, scores[i], "left"))
@@ -60,9 +67,9 @@ def test_increasing_maps_of_each_prompt_change_nothing(
     scores: np.ndarray, anchors: np.ndarray, scales: np.ndarray, offsets: np.ndarray
 ) -> None:
     for form in (mid_rank, smoothed):
-        expected = form(scores, anchors)
-        np.testing.assert_array_equal(form(scales * scores + offsets, scales * anchors + offsets), expected)
-        np.testing.assert_array_equal(form(np.exp(scores), np.exp(anchors)), expected)
+        expected = form(scores, alike(anchors))
+        np.testing.assert_array_equal(form(scales * scores + offsets, alike(scales * anchors + offsets)), expected)
+        np.testing.assert_array_equal(form(np.exp(scores), alike(np.exp(anchors))), expected)
 
 
 @given(scores=arrays(float, (1, 8), elements=LEVELS), anchors=arrays(float, (1, 5), elements=LEVELS))
@@ -132,7 +139,9 @@ def test_a_constant_reward_is_one_half() -> None:
         ([[1.0], [2.0]], [1.0, 2.0, 3.0], "rollouts drawn for that prompt"),
         ([[1.0], [2.0]], [[1.0, 2.0, 3.0]], "rollouts drawn for that prompt"),
         ([[1.0], [2.0]], np.broadcast_to(np.arange(3.0), (2, 3)), "rollouts drawn for that prompt"),
-        ([[1.0], [2.0], [3.0]], [[1.0, 2.0], [1.0, 2.0]], "3 prompts have candidates and 2"),
+        (np.ones((9, 1)), np.tile(np.arange(3.0), (9, 1)), "for 9 prompts .* equal `prompt_ids`"),
+        ([[1.0], [2.0]], [[1.0, 2.0, 3.0]] * 2, "for 2 prompts .* equal `prompt_ids`"),
+        ([[1.0], [2.0], [3.0]], [[1.0, 2.0], [1.0, 3.0]], "3 prompts have candidates and 2"),
         ([1.0, 2.0], [[1.0, 2.0]], "expected \\[prompts, candidates"),
         ([[1.0]], [[[1.0, 2.0]]], "expected \\[prompts, K\\]"),
         ([[1.0]], [], "expected \\[prompts, K\\]"),
@@ -143,7 +152,30 @@ def test_what_is_refused(scores: object, anchors: object, words: str) -> None:
         mid_rank(scores, anchors)  # type: ignore[arg-type]
 
 
+def test_one_row_may_serve_one_prompt_repeated_and_a_constant_reward_only() -> None:
+    row, scores = np.array([3.0, 1.0, 2.0]), np.full((3, 1), 1.5)
+    with pytest.raises(InputError, match="one set of reference scores for 3 prompts"):
+        randomised(scores, np.tile(row, (3, 1)), ["a", "b", "a"], seed=0)
+    for same in (np.tile(row, (3, 1)), [row.tolist()] * 3, np.broadcast_to(row, (3, 3))):
+        np.testing.assert_allclose(mid_rank(scores, Anchors.of(same, ["a"] * 3)), np.full((3, 1), 1 / 3))
+        np.testing.assert_allclose(randomised(scores, same, ["a"] * 3, seed=0), np.full((3, 1), 1 / 3))
+    for other in ([1.0, 3.0, 2.0], [3.0, 1.0], [3.0, 1.0, 2.5]):
+        assert Anchors.of([row, row, np.array(other)]).counts[2] == len(other)
+    assert Anchors.of(np.full((3, 4), 7.0)).counts.tolist() == [4, 4, 4]
+    assert Anchors.of([[0.0, 1.0, 1.0]] * 2).counts.tolist() == [3, 3]  # pass or fail agrees by chance
+
+
+def test_a_million_copies_are_refused_within_a_second() -> None:
+    copies = np.tile(np.arange(4.0), (250_000, 1))
+    start = time.process_time()
+    with pytest.raises(InputError, match="250000 prompts is not calibration"):
+        Anchors.of(copies)
+    assert time.process_time() - start < 1
+
+
 def test_one_id_a_prompt() -> None:
+    with pytest.raises(InputError, match="one id a prompt"):
+        Anchors.of([[1.0, 2.0], [1.0, 2.0]], ["a"])
     with pytest.raises(InputError, match="one id a prompt"):
         randomised([[1.0]], [[1.0, 2.0]], ["a", "b"], seed=0)
 

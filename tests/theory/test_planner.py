@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferalign.core.errors import InputError, UnknownName
+from inferalign.theory import planner
+from inferalign.theory.optimal import Unconverged
 from inferalign.theory.planner import find, plan
 from inferalign.theory.procedures import best_of_n, parse_selection, sample, worst_of_n
 
@@ -125,7 +127,11 @@ def test_a_target_above_the_ceiling_is_refused_and_one_below_is_not() -> None:
         ({"kl": -1.0}, "KL -1 cannot be planned for"),
         ({"kl": math.nan}, "KL nan cannot be planned for"),
         ({"kl": 0.0}, "give nats from"),
-        ({"kl": 21.0}, "to 20"),
+        ({"kl": 21.0}, "to below 20"),
+        ({"kl": 20.0}, "to below 20"),
+        ({"beta": 1e9}, "beta 1e.09 leaves the base model as it is.*give a smaller `--beta`"),
+        ({"beta": 1e-12}, "beta 1e-12 with exp:10 .* plans stop below 20: give a larger `--beta`"),
+        ({"target": 0.50001}, "too small to plan for: .*give `--win-rate 0.5008` or more"),
         ({"beta": 0.0}, "beta 0 cannot be used"),
         ({"target": 1.2}, "win rate 1.2 cannot be aimed at: give a fraction"),
         ({"target": 0.4}, "above 0.5"),
@@ -139,6 +145,32 @@ def test_a_target_above_the_ceiling_is_refused_and_one_below_is_not() -> None:
 def test_what_cannot_be_planned_is_told(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan(best_of_n(4), "exp:10", **arguments)  # type: ignore[arg-type]
+
+
+def test_a_win_rate_at_either_end_is_refused_in_its_own_terms() -> None:
+    with pytest.raises(InputError, match="too small to plan for: KL 1e-06 with optimal"):
+        plan(best_of_n(4), "optimal", target=0.5000001)
+    with pytest.raises(InputError, match=r"below 0.999999999999999: give `--win-rate 0.999999` or less$"):
+        plan(best_of_n(4), "optimal", target=0.999999999999999)
+    for target in (0.5008, 0.503, 1 - 1e-8):
+        assert find(best_of_n(4), "optimal", target=target).win.lose == pytest.approx(1 - target, rel=1e-6)
+    with pytest.raises(InputError, match="leaves the base model as it is"):
+        plan(best_of_n(4), "optimal", beta=1e9)
+
+
+def test_a_search_that_does_not_settle_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = find(best_of_n(4), "optimal", kl=0.5)
+    monkeypatch.setattr(planner, "_best", lambda selection, kl: stuck)
+    with pytest.raises(Unconverged, match=r"no KL was found at which the optimum for best-of-n:4 wins 0.8"):
+        planner._best_reaching(best_of_n(4), 0.8)
+
+
+def test_more_anchors_than_are_simulated_are_marked_and_rounded() -> None:
+    said = plan(best_of_n(32), "optimal", kl=0.5).as_json()
+    assert said["anchors_extrapolated"] is True
+    assert said["anchors"] in range(12_000, 18_000, 1000)
+    assert said["with_anchors"] is None
+    assert plan(best_of_n(2), "identity", kl=0.5).as_json()["anchors_extrapolated"] is False
 
 
 def test_unknown_transforms_have_a_did_you_mean() -> None:

@@ -52,11 +52,29 @@ def test_quality_by_hand() -> None:
     found = quality([row])
     assert (found.prompts, found.anchors, found.levels) == (1, 4, 3)
     assert found.tied == pytest.approx(1 / 6)
-    assert found.kl_limit == pytest.approx(harmonic(4))
     wins = [np.where(row < c, 1.0, np.where(row == c, 0.5, 0.0)) for c in row]
     assert found.error == pytest.approx(math.sqrt(np.mean([w.var() for w in wins]) / 4))
     assert found.global_error == 0
-    assert quality([np.array([0.0, 1.0, 1.0, 1.0])]).kl_limit == pytest.approx(math.log(4 / 3))
+    assert quality([np.arange(4.0)]).kl_limit == pytest.approx(harmonic(4), abs=0.08)
+    often_top = quality([np.repeat([0.0, 1.0], [10, 30])]).kl_limit  # all forty anchors but never miss the top
+    assert often_top == pytest.approx(math.log(4 / 3), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_limit_told_is_the_limit_that_refuses(seed: int) -> None:
+    scores = [np.roll([5.0, 5.0, 3.0, 1.0], p) for p in range(20)]
+    limit = quality(scores, seed).kl_limit
+    assert limit < math.log(2)
+    assert forecast(scores, best_of_n(2), Identity(), 0.999 * limit, seed).kl < limit
+    with pytest.raises(InputError, match=f"allow a mean KL below {limit:.3f}"):
+        forecast(scores, best_of_n(2), Identity(), 1.001 * limit, seed)
+
+
+def test_scores_that_are_all_the_same_are_told() -> None:
+    scores = [np.full(6, float(p)) for p in range(3)]
+    assert quality(scores).kl_limit == 0
+    with pytest.raises(InputError, match="every score of a prompt is the same"):
+        forecast(scores, best_of_n(2), Identity(), 0.5, 0)
 
 
 def test_quality_sees_that_prompts_differ() -> None:
@@ -81,6 +99,6 @@ def test_invariant_under_increasing_maps() -> None:
 
 def test_too_many_ties_are_refused() -> None:
     with pytest.raises(InputError, match="allow a mean KL below"):
-        forecast([np.array([0.0, 1.0, 1.0, 1.0, 1.0])] * 20, best_of_n(2), Identity(), 1.5, 0)
+        forecast([np.roll([0.0, 1.0, 1.0, 1.0, 1.0], p) for p in range(20)], best_of_n(2), Identity(), 1.5, 0)
     with pytest.raises(InputError, match="prompt 0 has too few"):
         quality([np.array([1.0])])

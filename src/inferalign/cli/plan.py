@@ -62,7 +62,6 @@ def plan(options: PlanOptions = DEFAULTS) -> None:
     """KL, beta, win rates, anchors and rollouts of a recipe, without a model."""
     from inferalign.cli.tables import emit, show
     from inferalign.core.errors import InputError
-    from inferalign.theory.curves import check_csv, write_csv
     from inferalign.theory.planner import plan as make_plan
 
     for name, value in (("--prompts", options.prompts), ("--tokens-per-reply", options.tokens_per_reply)):
@@ -71,7 +70,7 @@ def plan(options: PlanOptions = DEFAULTS) -> None:
     if options.tokens_per_reply is not None and options.prompts is None:
         raise InputError("--tokens-per-reply counts nothing without --prompts: give both")
     if options.curve is not None:
-        check_csv(options.curve)
+        _check_curve(options.curve, options.run)
     selection, seen = _selection(options)
     made = make_plan(
         selection,
@@ -83,12 +82,10 @@ def plan(options: PlanOptions = DEFAULTS) -> None:
         max_loss=options.max_loss,
     )
     said = made.as_json() | seen | _scores(options, made) | _cost(options, made)
+    drawn = {} if options.curve is None else _curve(options.curve, selection)
     if options.run is not None:
         _keep(options, said)
-    if options.curve is not None:
-        points = _family(selection)
-        write_csv(options.curve, points)
-        said |= {"curve": str(options.curve), "figure": _figure(options.curve.with_suffix(".svg"), points)}
+    said |= drawn
     show(_table(made, said))
     emit(said)
 
@@ -105,26 +102,31 @@ def _selection(options: PlanOptions) -> tuple[Selection, dict[str, Any]]:
         return parse_selection(options.procedure), {}
     if len(runs) != len(references) or len(runs) > 2:
         raise InputError("--from and --reference come in pairs, one or two: give one `--reference REF` for each run")
-    from inferalign.theory.blackbox import bernstein, beta_mixture
-    from inferalign.theory.recorded import ranked
+    from inferalign.theory.blackbox import FEW, beta_mixture
+    from inferalign.theory.recorded import ranked, require_two_bases
     from inferalign.theory.validity import bands
 
     outputs = [ranked(run, reference, options.seed) for run, reference in zip(runs, references, strict=True)]
-    tested = _validity(outputs)
+    if len(runs) == 2:
+        require_two_bases(runs, references)
+    tested = _validity(outputs, options.seed)
+    fewest = min(int(each.counts.min()) for each in outputs)
     facts = {
         "outputs": int(outputs[0].rank.size),
         "reference_anchors": int(outputs[0].counts.min()),
-        "win_rate_error": 2 * bands(outputs[0], bernstein, options.seed).largest,
+        "win_rate_error": 2 * bands(outputs[0], beta_mixture, options.seed).largest,
+        "warning": f"only {fewest} reference scores: give `best-of-n:100`" if fewest < FEW else None,
     }
     return beta_mixture(outputs[0]), {"from": [str(run) for run in runs], "estimate": facts, "validity": tested}
 
 
-def _validity(outputs: list[OwnRanks]) -> str | dict[str, float]:
+def _validity(outputs: list[OwnRanks], seed: int) -> str | dict[str, float]:
     from inferalign.theory.validity import require_calibrated
 
     if len(outputs) == 1:
         return "untested"
-    found = require_calibrated(*outputs)
+    first, second = outputs
+    found = require_calibrated(first, second, seed)
     return {"distance": found.distance, "p_value": found.p_value, "noticeable": found.noticeable}
 
 
@@ -135,7 +137,7 @@ def _scores(options: PlanOptions, made: Plan) -> dict[str, Any]:
     from inferalign.theory.scores import forecast, quality
 
     scores = read_scores(options.scores)
-    found = quality(scores)
+    found = quality(scores, options.seed)
     expected = forecast(scores, made.selection, made.recipe.transform, made.recipe.kl, options.seed)
     return {"scores": {"file": str(options.scores), **found.as_json(), "forecast": expected.as_json()}}
 
@@ -149,10 +151,26 @@ def _cost(options: PlanOptions, made: Plan) -> dict[str, Any]:
     return {"prompts": options.prompts, "rollouts": rollouts, "tokens": tokens}
 
 
-def _family(selection: Selection) -> list[Point]:
-    from inferalign.theory.curves import curve, relatives
+def _check_curve(path: Path, run: Path | None) -> None:
+    """Refuse a destination before anything is computed or kept. A curve may lie in the run folder, made or not."""
+    from inferalign.core.errors import InputError
+    from inferalign.theory.curves import check_csv
 
-    return [point for each in relatives(selection) for point in curve(each)]
+    check_csv(path)
+    if not path.parent.is_dir() and (run is None or path.parent.resolve() != run.resolve()):
+        raise InputError(f"there is no folder {path.parent} for --curve: type `mkdir -p {path.parent}` first")
+    for file in (path, path.with_suffix(".svg")):
+        if file.is_dir():
+            raise InputError(f"{file} is a folder, and --curve writes a file there: give another name")
+
+
+def _curve(path: Path, selection: Selection) -> dict[str, Any]:
+    """Write the curve of every transform and relative of the procedure, and its figure."""
+    from inferalign.theory.curves import curve, relatives, write_csv
+
+    points = [point for each in relatives(selection) for point in curve(each)]
+    write_csv(path, points)
+    return {"curve": str(path), "figure": _figure(path.with_suffix(".svg"), points)}
 
 
 def _figure(path: Path, points: list[Point]) -> str | None:
@@ -169,7 +187,7 @@ def _figure(path: Path, points: list[Point]) -> str | None:
 
 
 def _keep(options: PlanOptions, said: dict[str, Any]) -> None:
-    """The answer as a run folder; the same plan again changes nothing."""
+    """The answer as a run folder; the same plan of the same inputs again changes nothing."""
     from inferalign.core.config import to_dict
     from inferalign.core.environment import environment
     from inferalign.core.files import write_json_atomic
@@ -177,10 +195,34 @@ def _keep(options: PlanOptions, said: dict[str, Any]) -> None:
 
     assert options.run is not None
     config = {key: value for key, value in to_dict(options).items() if key not in ("run", "curve")}
+    config["inputs"] = _inputs(options)
     with RunFolder.open(options.run, config, environment(), kind="plan") as folder:
         if folder.wants("plan"):
             folder.append({"id": "plan", **said})
     write_json_atomic(options.run / "metrics.json", said)
+
+
+def _inputs(options: PlanOptions) -> dict[str, str]:
+    """The sha256 of what was read, by its path; of a run folder, over its record files in order."""
+    from hashlib import file_digest, sha256
+
+    from inferalign.core.files import disk_errors
+
+    found = {}
+    for path in (options.scores, *(options.run_from or ()), *(options.reference or ())):
+        if path is None:
+            continue
+        files = sorted((path / "records").glob("*.jsonl")) if path.is_dir() else [path]
+        whole = sha256()
+        for file in files:
+            with disk_errors(file, "read"), file.open("rb") as opened:
+                whole.update(file_digest(opened, "sha256").digest())
+        found[str(path)] = whole.hexdigest()
+    return found
+
+
+def _anchors(made: Plan) -> str:
+    return f"{'about ' if made.as_json()['anchors_extrapolated'] else ''}{made.anchors:,}"
 
 
 def _table(made: Plan, said: dict[str, Any]) -> Table:
@@ -198,7 +240,7 @@ def _table(made: Plan, said: dict[str, Any]) -> Table:
         "gap to the ceiling, points": f"{100 * said['gap']:.2f}",
         "calibration alone (identity)": _percent(made.identity.win),
         "gain over it, points": f"{100 * said['gain']:.2f}",
-        f"anchors a prompt, for a loss of at most {100 * made.max_loss:g} points": f"{made.anchors:,}",
+        f"anchors a prompt, for a loss of at most {100 * made.max_loss:g} points": _anchors(made),
     }
     if made.used is not None:
         rows[f"win rate with {made.used.anchors:,} anchors"] = _percent(made.used.win_rate)
@@ -209,9 +251,11 @@ def _table(made: Plan, said: dict[str, Any]) -> Table:
         rows["tokens in them"] = f"{said['tokens']:,}"
     if "validity" in said:
         tested = said["validity"]
-        rows["error of these win rates for the sampling of outputs, points, at most"] = (
+        rows["sampling error of these win rates (95 % of bootstraps), points"] = (
             f"{100 * said['estimate']['win_rate_error']:.1f}"
         )
+        if said["estimate"]["warning"]:
+            rows["warning: coarse ranks"] = said["estimate"]["warning"]
         rows["is it calibrated"] = "validity untested" if tested == "untested" else f"p = {tested['p_value']:.3g}"
     if "scores" in said:
         rows |= _score_rows(said["scores"])

@@ -81,12 +81,9 @@ def anchors() -> str:
     for procedure, transform, kl in RECIPES:
         selection = parse_selection(procedure)
         made = plan(selection, transform, kl=kl)
-        losses = [
-            made.recipe.win.win
-            - anchored(selection, made.recipe.transform, k, kl, draws=2048 if k < 1000 else 512).win_rate
-            for k in ANCHORS
-        ]
-        rows.append([f"{procedure}, {transform}, KL {kl:g}", *(f"{100 * x:.1f}" for x in losses), f"{made.anchors:,}"])
+        losses = [made.recipe.win.win - anchored(selection, made.recipe.transform, k, kl).win_rate for k in ANCHORS]
+        enough = f"{'about ' if made.as_json()['anchors_extrapolated'] else ''}{made.anchors:,}"
+        rows.append([f"{procedure}, {transform}, KL {kl:g}", *(f"{100 * x:.1f}" for x in losses), enough])
     return markdown_table(["recipe", *(f"K={k}" for k in ANCHORS), "K for half a point"], rows)
 
 

@@ -33,6 +33,8 @@ DEGREE = 20
 """Components of the Bernstein fit."""
 COMPONENTS = 24
 """Components of the Beta mixture."""
+FEW = 16
+"""Base scores a prompt below which a rank is too coarse to tell much of the density's shape."""
 ROUNDS = 300_000
 """Rounds of EM before it is called unconverged."""
 

@@ -26,6 +26,9 @@ Counts = NDArray[np.int64]
 _BLOCK = 1 << 14
 """Candidates ranked at once, so that what a search reads stays in the processor's cache."""
 
+TELLING_LEVELS = 3
+"""Distinct scores in a row from which on its like in another prompt is a copy and no chance."""
+
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
@@ -37,11 +40,12 @@ class Anchors:
     """[P]: K of each prompt."""
 
     @classmethod
-    def of(cls, reference: ArrayLike | Sequence[ArrayLike]) -> Anchors:
+    def of(cls, reference: ArrayLike | Sequence[ArrayLike], prompt_ids: Sequence[str] | None = None) -> Anchors:
         """From an array [P, K], or from P sequences of their own lengths.
 
         Raises `InputError` for fewer than two scores of a prompt, for scores that are not finite, and for one set of
-        scores offered to many prompts.
+        scores offered to many prompts: as one row, or as the same row for each, unless `prompt_ids` are all equal and
+        so say that one prompt is repeated. Rows of a few levels may agree: a coarse reward has no others.
         """
         prompts = _prompts(reference)
         counts = np.array([len(row) for row in prompts], dtype=np.int64)
@@ -58,6 +62,10 @@ class Anchors:
         else:
             rows[:, :most][held] = np.concatenate(prompts)
         _refuse_not_finite(rows[:, :most], held, "reference score")
+        if prompt_ids is not None:
+            _one_id_a_prompt(prompt_ids, len(rows))
+        if prompt_ids is None or len(set(prompt_ids)) > 1:
+            _refuse_one_row_for_all(rows[:, :most], int(counts[0]))
         rows[:, :most].sort(axis=1)
         return cls(rows=rows, counts=counts)
 
@@ -93,10 +101,9 @@ def randomised(
 
     V is drawn from the seed, the prompt's id and the candidate's place, so that other prompts never change it.
     """
-    anchors = anchors if isinstance(anchors, Anchors) else Anchors.of(anchors)
+    anchors = anchors if isinstance(anchors, Anchors) else Anchors.of(anchors, prompt_ids)
     below, equal = ranks(scores, anchors)
-    if len(prompt_ids) != len(below):
-        raise InputError(f"{len(prompt_ids)} prompt ids for {len(below)} prompts: give one id a prompt")
+    _one_id_a_prompt(prompt_ids, len(below))
     v = np.stack([uniforms(derive(seed, "ties", name), below.shape[1]) for name in prompt_ids])
     return (below + v * equal) / anchors.counts[:, None]
 
@@ -142,8 +149,6 @@ def _count(flat: Floats, starts: Counts, width: int, values: Floats, *, or_equal
 def _prompts(reference: ArrayLike | Sequence[ArrayLike]) -> Floats | list[Floats]:
     """One row a prompt: an array if the rows have one length."""
     if isinstance(reference, np.ndarray):
-        if reference.ndim == 2 and len(reference) > 1 and reference.strides[0] == 0:
-            raise InputError(_global(len(reference)))  # one row, broadcast over the prompts
         rows: Floats | list[Floats] = np.asarray(reference, dtype=np.float64)
     else:
         rows = [np.asarray(row, dtype=np.float64) for row in cast(Sequence[ArrayLike], reference)]
@@ -152,6 +157,22 @@ def _prompts(reference: ArrayLike | Sequence[ArrayLike]) -> Floats | list[Floats
     if not len(rows) or any(row.ndim != 1 for row in rows):
         raise InputError("reference scores must be rows, one a prompt: expected [prompts, K]")
     return rows
+
+
+def _refuse_one_row_for_all(rows: Floats, held: int) -> None:
+    """One row copied to all prompts, in its order, is one row for all. rows [P, K], infinity where there are fewer.
+
+    A few levels (pass or fail) agree by chance where prompts are few, and are let through.
+    """
+    if len(rows) < 2 or not np.array_equal(rows[0], rows[1]):
+        return  # what ends this soon on honest scores
+    if len(np.unique(rows[0, :held])) >= TELLING_LEVELS and (rows == rows[0]).all():
+        raise InputError(f"{_global(len(rows))}. If it is one prompt repeated, give it once, or equal `prompt_ids`")
+
+
+def _one_id_a_prompt(prompt_ids: Sequence[str], prompts: int) -> None:
+    if len(prompt_ids) != prompts:
+        raise InputError(f"{len(prompt_ids)} prompt ids for {prompts} prompts: give one id a prompt")
 
 
 def _same_prompts(candidates: int, anchors: int) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from inferalign.core.errors import InputError
 from inferalign.theory.finite import MAX_ANCHORS, Anchored, anchored, anchors_for, harmonic
 from inferalign.theory.grid import RESOLVED_KL, beta_for_kl, policy, win_rate, win_rate_plain
-from inferalign.theory.optimal import grid_for, solve
+from inferalign.theory.optimal import Unconverged, grid_for, solve
 from inferalign.theory.procedures import Selection, WinRate
 from inferalign.theory.transforms import Optimal, Transform, parse_transform
 
 MAX_LOSS = 0.005
 """Half a point: the loss to too few anchors that a plan accepts unless told otherwise."""
 SMALLEST_KL = 1e-6
-"""The smallest KL (nats) that is planned for: win rates there are 1/2 to three digits."""
+"""The smallest KL (nats) that is planned for: win rates there are 1/2 to two digits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Plan:
     """Calibration alone at the same KL."""
     max_loss: float
     anchors: int
-    """The smallest K whose predicted loss is at most `max_loss`."""
+    """The smallest K whose predicted loss is at most `max_loss`; above `MAX_ANCHORS` an extrapolation, two digits."""
     used: Anchored | None
     """The recipe with the anchors asked for, or else with `anchors`; None where these are too many to simulate."""
 
@@ -76,6 +76,7 @@ class Plan:
             "gain": self.identity.lose - recipe.win.lose,
             "limiting": recipe.limiting,
             "anchors": self.anchors,
+            "anchors_extrapolated": self.anchors > MAX_ANCHORS,
             "max_loss": self.max_loss,
             "with_anchors": used
             and {
@@ -107,9 +108,11 @@ def plan(
     """
     _check(kl, beta, target, max_loss)
     recipe = find(selection, transform, kl=kl, beta=beta, target=target)
+    if kl is None:
+        _check_reached(recipe, selection, beta, target)
     best = recipe if recipe.name == "optimal" else find(selection, "optimal", kl=recipe.kl)
     if target is not None and kl is not None and target > best.win.win:
-        raise _unreachable(selection, target, best)
+        raise _unreachable(selection, target, best, ", or a larger `--kl`")
     plainest = find(selection, "identity", kl=recipe.kl)
 
     def loss(k: int) -> float:
@@ -132,6 +135,8 @@ def find(
 ) -> Recipe:
     """The recipe at a KL, else at a beta, else at the win rate `target`. Raises `InputError` as `plan` does."""
     shape = parse_transform(transform, selection)
+    if kl is None and beta is None and target is not None:
+        _check_needed(selection, transform, target)
     if isinstance(shape, Optimal):
         if kl is None and beta is None and target is not None:
             return _best_reaching(selection, target)
@@ -149,9 +154,9 @@ def _check(kl: float | None, beta: float | None, target: float | None, max_loss:
         raise InputError("a plan needs one of KL, beta and win rate: give for example `--kl 0.5`")
     if beta is not None and target is not None:
         raise InputError("a win rate and a beta leave nothing to choose: give `--win-rate` alone, or with `--kl`")
-    if kl is not None and not SMALLEST_KL <= kl <= RESOLVED_KL:
+    if kl is not None and not SMALLEST_KL <= kl < RESOLVED_KL:
         raise InputError(
-            f"KL {kl:g} cannot be planned for: give nats from {SMALLEST_KL:g} to {RESOLVED_KL:g}, for example "
+            f"KL {kl:g} cannot be planned for: give nats from {SMALLEST_KL:g} to below {RESOLVED_KL:g}, for example "
             "`--kl 0.5`"
         )
     if beta is not None and not 0 < beta < math.inf:
@@ -164,6 +169,32 @@ def _check(kl: float | None, beta: float | None, target: float | None, max_loss:
     if not 0 < max_loss < 1:
         raise InputError(
             f"max loss {max_loss:g} cannot be used: give a fraction above 0, for example `--max-loss 0.005`"
+        )
+
+
+def _check_reached(recipe: Recipe, selection: Selection, beta: float | None, target: float | None) -> None:
+    """The KL that a beta or a win rate asks for is one that can be planned for; told in terms of what was given."""
+    if recipe.kl < SMALLEST_KL:
+        raise InputError(
+            f"beta {beta:g} leaves the base model as it is: its KL with {recipe.name} is below {SMALLEST_KL:g}: give a "
+            "smaller `--beta`"
+        )
+    if recipe.kl >= RESOLVED_KL:
+        asked = f"beta {beta:g}" if beta is not None else f"a win rate of {target:.15g}"
+        less = "a larger `--beta`" if beta is not None else "a smaller `--win-rate`"
+        raise InputError(
+            f"{asked} with {recipe.name} under {selection.name} asks for KL {recipe.kl:.3g}, and plans stop "
+            f"below {RESOLVED_KL:g}: give {less}"
+        )
+
+
+def _check_needed(selection: Selection, transform: str, target: float) -> None:
+    """At the smallest KL a plan must still lose to the target, or there is nothing to train for."""
+    least = find(selection, transform, kl=SMALLEST_KL).win.win
+    if target < least:
+        raise InputError(
+            f"a win rate of {target:.15g} is too small to plan for: KL {SMALLEST_KL:g} with {transform} under "
+            f"{selection.name} wins more: give `--win-rate {math.ceil(1e4 * least) / 1e4:g}` or more"
         )
 
 
@@ -189,7 +220,7 @@ def _reaching(selection: Selection, name: str, shape: Transform, target: float) 
     while (found := recipe(strong)).win.win < target:
         if found.kl > RESOLVED_KL or strong > 700:
             raise InputError(
-                f"no KL up to {min(found.kl, RESOLVED_KL):.3g} reaches a win rate of {target:g} with {name} under "
+                f"no KL up to {min(found.kl, RESOLVED_KL):.3g} reaches a win rate of {target:.15g} with {name} under "
                 f"{selection.name}: give a smaller `--win-rate`, or `--transform optimal`"
             )
         strong += 2.0
@@ -200,17 +231,17 @@ def _reaching(selection: Selection, name: str, shape: Transform, target: float) 
 
 
 def _best_reaching(selection: Selection, target: float) -> Recipe:
-    """Newton on log lose, whose derivative by KL is -beta / lose at the optimum."""
+    """Newton on log lose, whose derivative by KL is -beta / lose at the optimum. Raises `Unconverged`."""
     kl = 0.25
     for _ in range(100):
         found = _best(selection, kl=kl)
         miss = math.log(found.win.lose / (1 - target))
-        if abs(miss) < 1e-12:
+        if abs(miss) < 1e-11:
             return found
         if miss > 0 and kl == RESOLVED_KL:
-            raise _unreachable(selection, target, found)
-        kl = min(max(kl + miss * found.win.lose / found.beta, kl / 4), 4 * kl, RESOLVED_KL)
-    return found
+            raise _unreachable(selection, target, found, "")
+        kl = min(max(kl + miss * found.win.lose / found.beta, kl / 4, SMALLEST_KL), 4 * kl, RESOLVED_KL)
+    raise Unconverged(f"no KL was found at which the optimum for {selection.name} wins {target:.15g}")
 
 
 def _crossing(rate: Callable[[float], WinRate], low: float, high: float, target: float) -> float:
@@ -230,9 +261,10 @@ def _crossing(rate: Callable[[float], WinRate], low: float, high: float, target:
     return x
 
 
-def _unreachable(selection: Selection, target: float, best: Recipe) -> InputError:
+def _unreachable(selection: Selection, target: float, best: Recipe, otherwise: str) -> InputError:
     most = math.floor(1e6 * best.win.win) / 1e6
+    wins = f"{best.win.win:.6f}" if best.win.lose > 5e-7 else f"all but {best.win.lose:.2g} of contests"
     return InputError(
-        f"no recipe can reach this: at KL {best.kl:g} under {selection.name} the optimal transform wins "
-        f"{best.win.win:.6f}, below {target:g}: give `--win-rate {most:g}` or less, or a larger `--kl`"
+        f"no recipe can reach this: at KL {best.kl:g} under {selection.name} the optimal transform wins {wins}, below "
+        f"{target:.15g}: give `--win-rate {most:g}` or less{otherwise}"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from inferalign.core.errors import InputError
+from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json
 from inferalign.core.records import read_records
 from inferalign.core.results import from_record
@@ -28,6 +28,10 @@ def ranked(run: Path, reference: Path, seed: int) -> OwnRanks:
     Raises `InputError` for folders that do not fit together and for outputs without a score, and `RunError` for what is
     no run folder. Candidates that could not be scored are left out of the reference.
     """
+    for folder in (run, reference):
+        if not (folder / "records").is_dir():
+            raise RunError(f"there is no run folder at {folder}: give the --run folder of an `inferalign generate`")
+        next(read_records(folder, "generate"), None)  # refuses records of another kind before their settings are read
     _check_fit(run, reference)
     outputs, pool = _outputs(run), reference_scores(reference)
     if lacking := sorted(outputs.keys() - pool.keys()):
@@ -51,6 +55,45 @@ def reference_scores(reference: Path) -> dict[str, Floats]:
             )
         pool[record["id"]] = np.array(scores)
     return pool
+
+
+def require_two_bases(runs: Sequence[Path], references: Sequence[Path]) -> None:
+    """`InputError` unless two pairs of folders can test calibration: one procedure, two base models.
+
+    With one base model on both sides, or two procedures, the comparison would tell nothing of calibration.
+    """
+    for flag, (first, second) in (("--from", runs), ("--reference", references)):
+        if first.resolve() == second.resolve():
+            raise InputError(
+                f"both {flag} are {first}, which tests nothing: make the second pair with another base model, such as "
+                "an early checkpoint"
+            )
+    one, two = (read_json(run / "config.json") for run in runs)
+    if _method(one) != _method(two):
+        raise InputError(
+            f"{runs[0]} is {_name(one)} and {runs[1]} is {_name(two)}, and a test needs one procedure with one "
+            f"setting: run `inferalign generate --procedure {_name(one)}` on the second base model too"
+        )
+    if _base(one) == _base(two):
+        raise InputError(
+            f"{runs[0]} and {runs[1]} have the same base model, which tests nothing: make the second pair with another "
+            "base model, such as an early checkpoint"
+        )
+
+
+def _method(config: Any) -> dict[str, Any]:
+    """What a procedure does: all that its run keeps of it but the base policy's and the reward's part."""
+    procedure = config.get("procedure", {})
+    return {key: value for key, value in procedure.items() if key not in ("sampling", "scorer", "guide")}
+
+
+def _name(config: Any) -> str:
+    return str(_at(config, ("procedure", "procedure")))
+
+
+def _base(config: Any) -> Any:
+    """The weights of a base model wherever they are known, since name, device and precision do not make another."""
+    return _at(config, ("model", "weights")) or _at(config, ("model", "model"))
 
 
 def _outputs(run: Path) -> dict[str, float]:

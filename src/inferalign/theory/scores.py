@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from inferalign.core.errors import InputError
 from inferalign.core.seeds import derive
 from inferalign.theory.calibration import Anchors
-from inferalign.theory.finite import harmonic, loss_in_cells, nodes_for, solve_beta, up_to
+from inferalign.theory.finite import loss_in_cells, nodes_for, solve_beta, up_to
 from inferalign.theory.procedures import Selection, sample
-from inferalign.theory.transforms import Log, Transform
+from inferalign.theory.transforms import Identity, Log, Transform
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Quality:
     levels: float
     """Distinct scores a prompt."""
     kl_limit: float
-    """The largest mean KL that they allow: H_K, or -log of the share that ties at the top where that is less."""
+    """The mean KL (nats) that anchors like them stay below: that of `forecast`, about H_K, or less with ties on top."""
     error: float
     """The standard error of a calibrated reward of Eq. (12), root mean square over answers."""
     band: float
@@ -69,11 +69,14 @@ class Forecast:
         return dict(vars(self))
 
 
-def quality(scores: Sequence[Floats]) -> Quality:
-    """Measure scores, one row a prompt. Raises `InputError` as `Anchors.of` does."""
+def quality(scores: Sequence[Floats], seed: int = 0) -> Quality:
+    """Measure scores, one row a prompt. Raises `InputError` as `Anchors.of` does.
+
+    seed: of the anchors drawn again for `kl_limit`; give that of `forecast`.
+    """
     anchors = Anchors.of(scores)
     pooled = np.sort(np.concatenate(scores))
-    tied, levels, limits, variances, shifts = [], [], [], [], []
+    tied, levels, variances, shifts = [], [], [], []
     for row, k in zip(anchors.rows, anchors.counts, strict=True):
         mine = row[:k]
         _, counts = np.unique(mine, return_counts=True)
@@ -82,7 +85,6 @@ def quality(scores: Sequence[Floats]) -> Quality:
         middle = below + shares / 2
         tied.append(float(counts @ (counts - 1)) / (k * (k - 1)))
         levels.append(counts.size)
-        limits.append(min(harmonic(int(k)), -math.log(shares[-1])) if counts[-1] > 1 else harmonic(int(k)))
         variances.append(float(shares @ (below + shares / 4 - middle**2)) / k)
         everywhere = (np.searchsorted(pooled, mine, "left") + np.searchsorted(pooled, mine, "right")) / 2 / pooled.size
         shifts.append(float(np.abs(everywhere - np.repeat(middle, counts)).mean()))
@@ -92,7 +94,7 @@ def quality(scores: Sequence[Floats]) -> Quality:
         anchors=fewest,
         tied=float(np.mean(tied)),
         levels=float(np.mean(levels)),
-        kl_limit=float(np.mean(limits)),
+        kl_limit=_largest_kl(_drawn(scores, Identity(), seed)),
         error=math.sqrt(float(np.mean(variances))),
         band=math.sqrt(math.log(2 / 0.05) / (2 * fewest)),
         global_error=float(np.mean(shifts)),
@@ -106,6 +108,8 @@ def forecast(scores: Sequence[Floats], selection: Selection, transform: Transfor
     """
     cells = _drawn(scores, transform, seed)
     limit = _largest_kl(cells)
+    if all(np.min(row) == np.max(row) for row in scores):
+        raise InputError("every score of a prompt is the same, so nothing can be trained for: give scores that differ")
     if kl >= limit:
         raise InputError(
             f"these scores allow a mean KL below {limit:.3f}, and {kl:g} is asked: give more scores a prompt, a score "
@@ -200,7 +204,7 @@ def _largest_kl(cells: _Cells) -> float:
     """The mean over draws of -log of the mass that has the best calibrated reward: beta going to 0."""
     values = np.where(cells.widths > 0, cells.values, -np.inf)
     best = np.where(values == values.max(axis=0), cells.widths, 0.0).sum(axis=0)
-    return float(-np.log(best).mean())
+    return max(0.0, float(-np.log(best).mean()))
 
 
 def _lose(selection: Selection, cells: _Cells, masses: Floats) -> Floats:

@@ -1,8 +1,11 @@
 """How far an estimated selection density can be trusted: bootstrap bands, and a test that there is one at all.
 
 A procedure is calibrated (InfAlign, arXiv 2412.19792) when its outputs have one distribution of ranks, G, on every base
-policy. Two base policies (the reference and an early checkpoint, or another temperature) can refute that, never prove
-it. The bands know the sampling of prompts and outputs only.
+policy. Two base policies (the reference and an early checkpoint) can refute that, never prove it. The bands know the
+sampling of prompts and outputs only.
+
+Quantiles read from ranks among K scores have a law that depends on K unless G is uniform: it is g blurred by the width
+of a rank. Two estimates are compared at one K, for which anchors of the larger reference are dropped at random.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from inferalign.core.seeds import derive
 from inferalign.theory.blackbox import BetaMixture, OwnRanks
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 RESAMPLES = 200
 """Bootstrap samples."""
@@ -37,12 +41,13 @@ class Bands:
     G_low: Floats
     G_high: Floats
     largest: float
-    """The 95 % point of sup |G* - G| over the bootstrap: twice it bounds the error of any win rate, sampling only."""
+    """The 95 % point of sup |G* - G| over the bootstrap: twice that is the error of any win rate, sampling only."""
 
 
 def bands(outputs: OwnRanks, fit: Callable[[OwnRanks], BetaMixture], seed: int) -> Bands:
     """Bootstrap bands of `fit` (`bernstein` or `beta_mixture`) at 95 %, from 200 resamples of the prompts.
 
+    They are those of one fit: the smoother `bernstein` varies less and is biased instead, so give the fit that is used.
     Outputs of one prompt share its base scores and are drawn together.
     """
     prompts = len(outputs.rank)
@@ -74,13 +79,14 @@ class Validity:
         return self.p_value >= LEVEL
 
 
-def validity(first: OwnRanks, second: OwnRanks) -> Validity:
+def validity(first: OwnRanks, second: OwnRanks, seed: int = 0) -> Validity:
     """Compare a procedure's outputs on two base policies, each ranked among scores of its own base policy.
 
     Outputs of one prompt share its base scores, so the number of prompts counts as the number of observations: with
-    several outputs a prompt the test errs on the side of not refusing.
+    several outputs a prompt the test errs on the side of not refusing. Where the two have another number K of scores,
+    both are thinned to the smaller one: prompt by prompt for as many prompts, else to the smallest K of all.
     """
-    one, two = first.quantiles, second.quantiles
+    one, two = (each.quantiles for each in _at_one_k(first, second, seed))
     a, b = np.sort(one.ravel()), np.sort(two.ravel())
     at = np.concatenate([a, b])
     gaps = np.searchsorted(a, at, "right") / a.size - np.searchsorted(b, at, "right") / b.size
@@ -88,6 +94,32 @@ def validity(first: OwnRanks, second: OwnRanks) -> Validity:
     root = math.sqrt(len(one) * len(two) / (len(one) + len(two)))
     scale = root + 0.12 + 0.11 / root  # Stephens 1970: the limit law serves small samples with this
     return Validity(distance, _kolmogorov(scale * distance), 1.6276 / scale)
+
+
+def _at_one_k(first: OwnRanks, second: OwnRanks, seed: int) -> tuple[OwnRanks, OwnRanks]:
+    """Both with the same numbers of base scores, so that equal densities have equal laws of ranks."""
+    if len(first.counts) == len(second.counts):
+        shared = np.minimum(first.counts, second.counts)
+        return thinned(first, shared, derive(seed, "thin", 1)), thinned(second, shared, derive(seed, "thin", 2))
+    fewest = min(first.counts.min(), second.counts.min())
+    one, two = (np.full_like(each.counts, fewest) for each in (first, second))
+    return thinned(first, one, derive(seed, "thin", 1)), thinned(second, two, derive(seed, "thin", 2))
+
+
+def thinned(outputs: OwnRanks, counts: Counts, seed: int) -> OwnRanks:
+    """The ranks [P, G] among `counts` [P] of the base scores, drawn without replacement: a hypergeometric of the rank.
+
+    The outputs of one prompt keep the same scores. Exact, since base scores are exchangeable. Raises `InputError` when
+    a prompt has fewer scores than are to be kept.
+    """
+    if len(counts) != len(outputs.counts) or np.any(counts > outputs.counts):
+        raise InputError("thinning keeps some of each prompt's base scores: give one count a prompt, none above its K")
+    draws = np.random.Generator(np.random.Philox(key=seed))
+    rank = outputs.rank.copy()
+    for p in np.flatnonzero(counts < outputs.counts):
+        kept = draws.choice(outputs.counts[p], counts[p], replace=False, shuffle=False)
+        rank[p] = (kept[:, None] < outputs.rank[p]).sum(axis=0)
+    return OwnRanks(rank, outputs.within, counts)
 
 
 def _kolmogorov(x: float) -> float:
@@ -98,9 +130,9 @@ def _kolmogorov(x: float) -> float:
     return float(2 * np.sum((-1.0) ** (k - 1) * np.exp(-2 * (k * x) ** 2)))
 
 
-def require_calibrated(first: OwnRanks, second: OwnRanks) -> Validity:
+def require_calibrated(first: OwnRanks, second: OwnRanks, seed: int = 0) -> Validity:
     """`validity`, or `InputError` when it refuses: then no selection density describes the procedure."""
-    found = validity(first, second)
+    found = validity(first, second, seed)
     if not found.calibrated:
         raise InputError(
             f"the procedure is not calibrated: on two base policies its outputs' ranks differ by {found.distance:.3f} "
