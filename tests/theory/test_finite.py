@@ -9,7 +9,7 @@ import pytest
 
 from inferalign.core.errors import InputError
 from inferalign.theory.blackbox import BetaMixture
-from inferalign.theory.finite import anchored, anchors_for, calibrated_values, fewest, harmonic
+from inferalign.theory.finite import _mean_kl, _mean_loss, anchored, anchors_for, calibrated_values, fewest, harmonic
 from inferalign.theory.planner import find
 from inferalign.theory.procedures import Selection, best_of_n, sample, worst_of_n
 from inferalign.theory.transforms import Exponential, Identity, Log, Transform
@@ -136,3 +136,13 @@ def test_too_few_anchors_are_refused() -> None:
         anchored(best_of_n(4), Identity(), 1, 0.1)
     with pytest.raises(InputError, match="at most 65536"):
         anchored(best_of_n(4), Identity(), 10**6, 0.1)
+
+
+def test_to_first_order_the_widths_that_were_drawn_do_not_matter() -> None:
+    selection, k, beta = best_of_n(4), 6, 0.4
+    values = np.exp(3 * (np.arange(k + 1) / k - 1))
+    even = np.full((k + 1, 1), 1 / (k + 1))
+    tilt = np.linspace(-1, 1, k + 1)[:, None] * 1e-4
+    logs = (values - values.max()) / beta
+    for mean in (lambda w: _mean_loss(selection, values, w, beta), lambda w: _mean_kl(logs, w)[0]):
+        assert mean(even + tilt) == pytest.approx(mean(even), abs=2e-7)  # second order; the first is above 1e-5
