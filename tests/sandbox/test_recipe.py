@@ -67,7 +67,7 @@ def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None
     with pytest.raises(RunError, match="finished model"):
         recipe.train(tmp_path, short)
     (tmp_path / recipe.CARD).unlink()
-    with pytest.raises(RunError, match="another recipe"):
+    with pytest.raises(RunError, match="another training"):
         recipe.train(tmp_path, replace(short, seed=1))
 
 

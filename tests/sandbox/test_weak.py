@@ -73,7 +73,7 @@ def test_a_checkpoint_of_another_start_is_refused(start: Path, tmp_path: Path) -
     recipe.train(tmp_path / "judge", chosen, start=start)
     (tmp_path / "judge" / recipe.CARD).unlink()
     other = recipe.train(tmp_path / "other", replace(TINY, seed=1))
-    with pytest.raises(RunError, match="another recipe"):
+    with pytest.raises(RunError, match="another training"):
         recipe.train(tmp_path / "judge", chosen, start=other)
 
 

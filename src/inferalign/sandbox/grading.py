@@ -103,7 +103,10 @@ def summarise(graded: Iterable[Graded]) -> Report:
 
 @dataclass(frozen=True, kw_only=True)
 class SituationReport:
-    """What the replies to one situation's requests are like. Rates are over parsed replies, but for `unparsed`."""
+    """What the replies to one situation's requests are like.
+
+    Issues, merit and quality are of parsed replies; the other rates are over all of them.
+    """
 
     unparsed: Estimate
     issues: Mapping[str, Estimate]

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -25,6 +23,7 @@ from inferalign.core.errors import RunError
 from inferalign.core.seeds import derive
 from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, knowledge
+from inferalign.sandbox.checkpoint import load_state, save_state, saved_step
 from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations.situation import WORLD_VERSION
@@ -150,22 +149,23 @@ class Learner:
         matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
         chosen = set(map(id, matrices))
         others = [p for p in model.parameters() if id(p) not in chosen]
-        self.muon = torch.optim.Muon(
+        muon = torch.optim.Muon(
             matrices, lr=recipe.learning_rate, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
-        self.adam = torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        adam = torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self.optimisers = (muon, adam)
 
     def step(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         factor = schedule(step, self.recipe.steps)
-        for optimiser, peak in ((self.muon, self.recipe.learning_rate), (self.adam, self.recipe.other_rate)):
+        for optimiser, peak in zip(self.optimisers, (self.recipe.learning_rate, self.recipe.other_rate), strict=True):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = peak * factor
         loss, facts = _losses(self.model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.muon.step()
-        self.adam.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         return facts
 
 
@@ -189,7 +189,8 @@ def train(
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     digest = None if start is None else weights_digest(str(start))
-    first, learner = _resume(state_dir, recipe, tokenizer, digest)
+    made_by = {"recipe": asdict(recipe), "start": digest}
+    first, learner = _resume(state_dir, recipe, tokenizer, made_by)
     if start is not None and not first:
         learner.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     began, seen = time.monotonic(), 0
@@ -205,7 +206,7 @@ def train(
         seen += batch["ids"].numel()
         on_step(step + 1, facts | {"tokens_per_second": seen / (time.monotonic() - began)})
         if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < recipe.steps:
-            _save_state(state_dir, recipe, learner, step + 1, digest)
+            save_state(state_dir, dict(learner.model.named_parameters()), learner.optimisers, step + 1, made_by)
     return _export(out, recipe, learner.model, tokenizer, digest)
 
 
@@ -257,46 +258,15 @@ def _losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[to
     return speech + verdicts, {"speech": speech.item(), "verdict": verdicts.item()}
 
 
-def _save_state(folder: Path, recipe: Recipe, learner: Learner, step: int, start: str | None = None) -> None:
-    """Atomic: the new state lies beside the old one before it takes its place. `start` names what it began from."""
-    tensors = {}
-    for name, p in learner.model.named_parameters():
-        tensors[f"weight.{name}"] = p.detach().clone()
-        for optimiser in (learner.muon, learner.adam):
-            if p in optimiser.state:
-                moments = optimiser.state[p]
-                tensors |= {f"{key}.{name}": value for key, value in moments.items() if value.ndim}
-    temporary = folder / "state.safetensors.new"
-    metadata = {"step": str(step), "recipe": json.dumps(asdict(recipe), sort_keys=True), "start": start or ""}
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, folder / "state.safetensors")
-
-
 def _resume(
-    folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: str | None = None
+    folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, made_by: Mapping[str, Any]
 ) -> tuple[int, Learner]:
     """The steps that are done and the learner as it was then; a new one if there is no checkpoint."""
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return 0, Learner(
-            recipe, new_model(recipe, tokenizer, recipe.first_layers if recipe.grown_from else recipe.layers)
-        )
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    if json.loads(metadata["recipe"]) != asdict(recipe) or metadata.get("start", "") != (start or ""):
-        raise RunError(f"{folder} holds a checkpoint of another recipe: name another --out, or remove {folder}")
-    tensors, step = load_file(path), int(metadata["step"])
-    shallow = step <= recipe.grown_from
+    step = saved_step(folder, made_by)
+    shallow = step <= recipe.grown_from and recipe.grown_from > 0
     learner = Learner(recipe, new_model(recipe, tokenizer, recipe.first_layers if shallow else recipe.layers))
-    since = step if shallow else step - recipe.grown_from  # the optimisers begin anew when the model grows
-    with torch.no_grad():
-        for name, p in learner.model.named_parameters():
-            p.copy_(tensors[f"weight.{name}"])
-            if f"momentum_buffer.{name}" in tensors:
-                learner.muon.state[p] = {"momentum_buffer": tensors[f"momentum_buffer.{name}"]}
-            else:
-                moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                learner.adam.state[p] = {"step": torch.tensor(float(since)), **moments}
+    if step:
+        load_state(folder, dict(learner.model.named_parameters()), learner.optimisers)
     return step, learner
 
 

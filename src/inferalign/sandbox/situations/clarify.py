@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from inferalign.core.seeds import derive
 from inferalign.sandbox.grammar import Clause
@@ -40,6 +41,7 @@ REMEDIES = words(
 )
 
 
+@cache
 def decisive(trouble: str) -> str:
     """The fact that decides what to do about a trouble."""
     return min(FACTS, key=lambda fact: derive(0, "decisive", WORLD_VERSION, trouble, fact))
