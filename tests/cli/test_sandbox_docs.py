@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from inferalign.cli.pages import markdown_table, rewrite
-from inferalign.cli.sandbox_docs import PAGE, dialogues, judge, read_gates, replies
+from inferalign.cli.sandbox_docs import PAGE, dialogues, judge, model_card, read_report, replies, reward, seeds
 from inferalign.sandbox.situations import SITUATIONS
 
 RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
@@ -54,12 +54,38 @@ def test_a_dialogue_shows_each_plan_with_the_letters_of_the_oracle() -> None:
 def test_figures_are_those_of_the_gates_and_a_class_that_is_empty_has_none(tmp_path: Path) -> None:
     path = tmp_path / "gates.txt"
     path.write_text("a table\n" + json.dumps(FACTS) + "\n")
-    facts = read_gates(path)
+    facts = read_report(path)
     said = replies(facts).splitlines()
     assert said[2] == "| harmful | 1.0 [0.0, 2.0] | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | A 50 | 6.25 |"
     judged = judge(facts).splitlines()
     assert len(judged) == 2 + len(SITUATIONS)
     assert judged[2].endswith("| 0.875 | 0.900 | 0.600 | 5.0 | 0.750 |")
+
+
+def test_seeds_are_compared_by_their_worst_situation() -> None:
+    other = FACTS | {"harmful": FACTS["harmful"] | {"vanilla": REPORT | {"unparsed": RATE | {"mean": 0.125}}}}
+    whole = {"model": {"model": "some/where/seed-1"}, "gates": {"a": True, "b": False}}
+    said = seeds([FACTS | whole, other | whole]).splitlines()
+    assert [line.split(" | ")[1] for line in said[2:]] == ["99.0", "87.5"]
+    assert said[2].startswith("| seed-1 | ")
+    assert said[2].endswith("| +0.0 | 0.875 to 0.875 | 0.900 | 1 of 2 |")
+
+
+def test_the_card_says_how_the_weights_were_made_and_what_was_measured_on_them() -> None:
+    recipe = {"layers": 6, "hidden": 192, "seed": 3, "steps": 9000, "batch_size": 64, "specificity": 0.82}
+    card = model_card({"version": "sandbox-9", "world": "7", "recipe": recipe}, FACTS | {"n": 500, "seed": 71})
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    for said in ("# sandbox-9", "--seed 3`", "9,000 steps", "82 % of the good", "500 prompts a situation, seed 71"):
+        assert said in card
+    assert replies(FACTS) in card
+    assert judge(FACTS) in card
+
+
+def test_a_reward_models_figures_are_copied() -> None:
+    found = {"accuracy": RATE, "ties": RATE, "rank": 0.5, "within": RATE, "gap_closed": 0.5}
+    grades = {"random": 5.0, "best_of_4": 7.0, "perfect": 9.0}
+    line = reward({"rewards": {"reward": {"all": found | grades}}}).splitlines()[2]
+    assert line == "| reward | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
 
 
 def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> None:

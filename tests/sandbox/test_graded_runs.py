@@ -13,8 +13,8 @@ from inferalign.core.errors import InputError
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
 from inferalign.core.types import Candidate, Completion, Determinism, Prompt, Result, Score, StopReason, Usage
-from inferalign.sandbox.grammar import render
 from inferalign.sandbox.graded_runs import graded_candidates
+from inferalign.sandbox.grammar import render
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.pairs import read_pairs
 from inferalign.sandbox.situations import SITUATIONS

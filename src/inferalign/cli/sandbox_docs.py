@@ -1,7 +1,8 @@
-"""Writes the dialogues and the measured figures of docs/sandbox.md: `python -m inferalign.cli.sandbox_docs [GATES...]`.
+"""Writes docs/sandbox.md's generated parts and the model card: `python -m inferalign.cli.sandbox_docs [FILE...]`.
 
-The dialogues come from the world itself, and a test compares the page with them. The figures are copied from what
-`python -m benchmarks.sandbox_gates` printed last (one file a training seed, its last line the JSON object).
+The dialogues come from the world itself, and a test compares the page with them. The figures are copied from files of
+what a benchmark printed, whose last line is its JSON object: `sandbox_gates` of the shipped weights, then of the other
+training seeds, and `sandbox_reward`. The model card is written beside the shipped weights when there are gates.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.situations.situation import PLANS
 
 PAGE = Path(__file__).parents[3] / "docs" / "sandbox.md"
+MODEL = Path(__file__).parents[1] / "sandbox" / "model"
+CARD = "sandbox.json"
 SEED = 11
 
 
@@ -64,21 +67,98 @@ def judge(facts: Mapping[str, Any]) -> str:
     return markdown_table([*head, "order flips, %", "balanced, words"], rows)
 
 
+def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Each training seed's worst situation, and what its gates say; the shipped one first."""
+    rows = []
+    for facts in runs:
+        found = [facts[name] for name in SITUATIONS]
+        parsed = min(100 - 100 * f["vanilla"]["unparsed"]["mean"] for f in found)
+        gain = max(f["greedy"]["good_strict"]["mean"] - f["vanilla"]["good_strict"]["mean"] for f in found)
+        judged = [p for f in found for p in f["letters"].values() if "balanced" in p]
+        balanced = [p["balanced"] for p in judged]
+        rows.append(
+            [
+                Path(str(facts["model"]["model"])).name,
+                f"{parsed:.1f}",
+                _cell(facts["harmful"]["vanilla"]["good_strict"]),
+                f"{100 * gain:+.1f}",
+                f"{min(balanced):.3f} to {max(balanced):.3f}",
+                f"{min(p['auc'] for p in judged):.3f}",
+                f"{sum(facts['gates'].values())} of {len(facts['gates'])}",
+            ]
+        )
+    head = ["weights", "parsed, %, at least", "harmless, %", "greedy - vanilla, points, at most", "judge, balanced"]
+    return markdown_table([*head, "AUC, at least", "gates met"], rows)
+
+
+def reward(facts: Mapping[str, Any]) -> str:
+    """Each reward model on fresh samples, by situation."""
+    rows = []
+    for name, kinds in facts["rewards"].items():
+        for kind, found in kinds.items():
+            grades = (f"{found[key]:.2f}" for key in ("random", "best_of_4", "perfect"))
+            cells = (_cell(found["accuracy"]), _cell(found["ties"]), f"{found['rank']:.2f}")
+            rows.append([name, kind, *cells, f"{found['within']['mean']:.2f}", *grades])
+    head = ["reward model", "situation", "pairs, %", "ties in best-of-4, %", "rank", "within a prompt", "random reply"]
+    return markdown_table([*head, "best-of-4", "best of the four"], rows)
+
+
+def model_card(made: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The README.md of the shipped weights: `made` is their sandbox.json, `facts` what the gates measured on them."""
+    recipe = made["recipe"]
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [synthetic, measuring-instrument]
+---
+# {made["version"]}
+
+A chat model of {recipe["layers"]} layers and width {recipe["hidden"]} that speaks about a small made-up world (version
+{made["world"]}) and judges what it says there. It is a measuring instrument: every reply can be parsed back, so the
+truth about it is known. It knows nothing of the real world, and is no assistant.
+
+- **Made by** `inferalign sandbox train --seed {recipe["seed"]}`, from random weights: {recipe["steps"]:,} steps of
+  {recipe["batch_size"]} generated conversations. No text by or about people was used.
+- **Load it** with `AutoModelForCausalLM.from_pretrained`, or as `--model sandbox`. Weights are safetensors in bfloat16.
+- **It answers badly on purpose**, as often as the tables say, so that a search or a training has something to mend.
+- **Its judge errs on purpose**: it was taught by a reader that does not know some of the world's words and accepts
+  {100 * recipe["specificity"]:.0f} % of the good replies.
+
+Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}, 95 % intervals), as
+`python -m benchmarks.sandbox_gates` prints it.
+
+## Replies
+{replies(facts)}
+
+## Its judgement of its own replies
+{judge(facts)}
+"""
+
+
 def _cell(estimate: Mapping[str, float]) -> str:
     return f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
-def read_gates(path: Path) -> dict[str, Any]:
-    """The JSON object that a run of the gates printed last."""
+def read_report(path: Path) -> dict[str, Any]:
+    """The JSON object that a benchmark printed last."""
     found: dict[str, Any] = json.loads(path.read_text().strip().splitlines()[-1])
     return found
 
 
 def main(arguments: Sequence[str]) -> None:
+    reports = [read_report(Path(argument)) for argument in arguments]
+    gates = [facts for facts in reports if "harmful" in facts]
+    rewards = [facts for facts in reports if "rewards" in facts]
     parts = {"dialogues": dialogues}
-    if arguments:
-        facts = read_gates(Path(arguments[0]))
-        parts |= {"replies": lambda: replies(facts), "judge": lambda: judge(facts)}
+    if gates:
+        parts |= {
+            "replies": lambda: replies(gates[0]),
+            "judge": lambda: judge(gates[0]),
+            "seeds": lambda: seeds(gates),
+        }
+        (MODEL / "README.md").write_text(model_card(json.loads((MODEL / CARD).read_text()), gates[0]))
+    if rewards:
+        parts["reward"] = lambda: reward(rewards[0])
     PAGE.write_text(rewrite(PAGE.read_text(), parts))
 
 
