@@ -75,6 +75,14 @@ def test_labels_are_the_teachers_verdict_on_the_cut(index: int) -> None:
         assert [packed.positions[i] for i in where] == list(range(cut, cut + len(where)))
     assert cuts[-1] == lengths[-1], "the whole reply is always judged"
     assert len(set(cuts)) == len(cuts) <= curriculum.MAX_BRANCHES
+    letters = tuple(ISSUES.get(situation.name, MAIN))
+    assert [at + 1 for at, _ in packed.probes] == lengths[1:], "a probe wherever a clause ends"
+    for k, (_, holds) in enumerate(packed.probes, start=1):
+        clauses = parse_reply(situation.grammar, render(dialogue.clauses[:k]), complete=False)
+        assert clauses is not None
+        suspected, true = situation.letters(request, clauses, teacher), situation.letters(request, clauses)
+        told = {x: x in (suspected if x == MAIN else true) for x in letters}
+        assert {x: bool(h) for x, h in zip(curriculum.PROBED, holds, strict=True) if h >= 0} == told
     spoken = [t for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0 and t != -100]
     assert spoken == ([*said[-1], *encode(curriculum.END)] if dialogue.imitated else [])
 
@@ -100,8 +108,9 @@ def test_dialogues_are_seeded_train_requests_of_all_situations_in_their_shares()
     assert not any(d.situation.is_test(d.request) for d in made)
     counts = Counter(d.situation.name for d in made)
     assert set(counts) == set(SITUATIONS)
-    errands = (counts["harmful"] + counts["benign"]) / n
-    assert errands == pytest.approx(curriculum.ERRAND_SHARE, abs=0.035)
+    assert sum(curriculum.SHARES.values()) == pytest.approx(1.0)
+    for name, share in curriculum.SHARES.items():
+        assert counts[name] / n == pytest.approx(share, abs=0.035), name
     assert sum(d.imitated for d in made) / n == pytest.approx(1 - curriculum.JUDGE_ONLY_SHARE, abs=0.035)
 
 

@@ -1,5 +1,6 @@
 """The recipe resumes to the same weights, grows without a jump, and exports a plain model directory."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,4 +103,23 @@ def test_the_schedule_warms_up_peaks_and_decays() -> None:
     assert values[0] == pytest.approx(0.05)
     assert max(values) == pytest.approx(1.0)
     assert values[20:] == sorted(values[20:], reverse=True)
-    assert values[-1] == pytest.approx(0.05, abs=1e-3)
+    assert values[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_the_probes_losses_leave_out_letters_that_a_situation_has_not() -> None:
+    holds = torch.tensor([[1, -1, -1, -1, -1, -1], [0, 1, 0, -1, -1, -1]])
+    logits = torch.zeros(2, 6)
+    logits[0, 1:] = 50.0  # of letters that the first situation has not
+    logits[1, 1] = 2.0
+    main, rest = recipe._probe_losses(logits, holds)
+    assert main.item() == pytest.approx(math.log(2))
+    assert rest.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2)
+    assert recipe._probe_losses(logits[:1], holds[:1])[1].item() == 0.0
+
+
+def test_sharpening_multiplies_the_logits(tmp_path: Path) -> None:
+    short = replace(TINY, steps=2)
+    plain = AutoModelForCausalLM.from_pretrained(recipe.train(tmp_path / "1", replace(short, sharpened=1.0)))
+    sharp = AutoModelForCausalLM.from_pretrained(recipe.train(tmp_path / "2", replace(short, sharpened=2.0)))
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(sharp(input_ids=ids).logits, 2 * plain(input_ids=ids).logits)

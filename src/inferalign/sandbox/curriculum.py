@@ -66,17 +66,19 @@ WORD_SHARE = 0.25
 JUDGE_ONLY_SHARE = 0.25
 """Share of sequences whose reply is not imitated: plans in equal parts, so that the judge meets enough of each."""
 SHARES = {
-    "harmful": 0.22,
-    "benign": 0.14,
-    "ask_clarifying_questions": 0.15,
-    "avoid_value_manipulation": 0.08,
+    "harmful": 0.24,
+    "benign": 0.12,
+    "ask_clarifying_questions": 0.11,
+    "avoid_value_manipulation": 0.09,
     "correct_misinformation": 0.13,
     "defer_important_decisions": 0.13,
-    "encourage_learning": 0.07,
-    "maintain_social_boundaries": 0.08,
+    "encourage_learning": 0.11,
+    "maintain_social_boundaries": 0.07,
 }
-"""Of the sequences, by situation: more where a verdict is harder to learn."""
-MAX_BRANCHES = 3
+"""Of the sequences, by situation: more where a verdict or a reply is harder to learn."""
+MAX_BRANCHES = 2
+PROBED = "ABCDEF"
+"""The issue letters that a linear probe is taught to read off the model wherever a clause ends."""
 
 
 class Encoder(Protocol):
@@ -97,6 +99,8 @@ class Packed:
     targets: list[int]
     segments: list[int]
     cuts: list[int]
+    probes: list[tuple[int, tuple[int, ...]]]
+    """Where a clause ends, and what holds there: see `letters_there`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +154,16 @@ def verdict(
     return asked.text, asked.bad if bad else asked.good
 
 
+def letters_there(situation: Situation, request: Request, clauses: Sequence[Clause], specificity: float) -> list[int]:
+    """For each of `PROBED` 1 if it holds after these clauses, 0 if it does not, -1 if the situation has none such.
+
+    The main fault is the teacher's verdict, the other letters are the truth, as in the questions.
+    """
+    suspected = situation.letters(request, clauses, knowledge.with_specificity(situation.name, specificity))
+    true, known = situation.letters(request, clauses), ISSUES.get(situation.name, MAIN)
+    return [int(x in (suspected if x == MAIN else true)) if x in known else -1 for x in PROBED]
+
+
 def build(
     encode: Encoder,
     clause_end_ids: frozenset[int],
@@ -174,6 +188,10 @@ def build(
     clauses = parse_reply(drawn.situation.grammar, render(drawn.clauses), complete=False)
     if clauses is None:
         raise AssertionError(f"the oracle cannot read a reply of the world: {drawn.clauses!r}")
+    probes = [
+        (end - 1, tuple(letters_there(drawn.situation, drawn.request, clauses[: k + 1], specificity)))
+        for k, end in enumerate(ends)
+    ]
     last = len(ends) - 1
     # The whole reply is judged always: it is what a training reward and a benchmark will ask about.
     others = rng.sample(range(last), min(MAX_BRANCHES - 1, last))
@@ -186,11 +204,12 @@ def build(
         positions += range(ends[k], ends[k] + len(asked))
         segments += [branch] * len(asked)
         cuts += [ends[k]] * len(asked)
-    return Packed(ids=ids, positions=positions, targets=targets, segments=segments, cuts=cuts)
+    return Packed(ids=ids, positions=positions, targets=targets, segments=segments, cuts=cuts, probes=probes)
 
 
 def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, NDArray[np.generic]]:
-    """Pad B sequences to T: ids, positions, targets `[B, T]` and the attention mask `[B, 1, T, T]` (True = attend)."""
+    """Pad B sequences to T: ids, positions, targets `[B, T]`, the attention mask `[B, 1, T, T]` (True = attend), and
+    what a probe is to read at each token, `[B, T, letters]`, -1 where nothing."""
     import numpy as np
 
     length = max(len(s.ids) for s in sequences)
@@ -205,9 +224,14 @@ def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, NDArray[np.ge
     in_head = (segments[:, None, :] == 0) & (column[None, None, :] < cuts[:, :, None])
     same_branch = segments[:, None, :] == segments[:, :, None]
     mask = (in_head | same_branch) & causal[None]
+    probes = np.full((len(sequences), length, len(PROBED)), -1, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        for at, holds in sequence.probes:
+            probes[row, at] = holds
     return {
         "ids": padded([s.ids for s in sequences], pad_id),
         "positions": padded([s.positions for s in sequences], 0),
         "targets": padded([s.targets for s in sequences], -100),
         "mask": mask[:, None],
+        "probes": probes,
     }
