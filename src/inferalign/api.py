@@ -23,7 +23,7 @@ from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.records import RunFolder, done_ids, read_records
 from inferalign.core.results import from_record, metrics, to_record
 from inferalign.core.types import Message, Piece, Prompt, Result
-from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.procedures.table import PROCEDURES, build, parse
@@ -269,11 +269,6 @@ def _check_same(run: Path, asked: Mapping[str, Prompt]) -> None:
 def finished(run: Path) -> int:
     """How many prompts a run folder has answers for; 0 when there is no such folder yet."""
     return len(done_ids(run, KIND)) if any((run / "records").glob("*.jsonl")) else 0
-
-
-def is_sandbox(model: str) -> bool:
-    """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
-    return model == "sandbox" or (Path(model) / "sandbox.json").is_file()
 
 
 def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:

@@ -17,13 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from inferalign.api import is_sandbox
 from inferalign.core.errors import InferalignError, InputError
 from inferalign.core.lookup import resolve
 from inferalign.core.types import Completion, Message, Prompt, Result, RoleUsage, StopReason, TokenIds
 from inferalign.custom_request import Request, read_request
 from inferalign.engines.chat import ChatFormat
-from inferalign.engines.table import LoadedModel
+from inferalign.engines.table import LoadedModel, is_sandbox
 from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
 from inferalign.procedures.table import build

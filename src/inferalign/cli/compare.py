@@ -221,9 +221,7 @@ async def _pools(
     require_ends(base)
     # Both judge with the base model where they need one: what decides must not change with what is judged.
     selector, judge = (
-        build_scorer(
-            text, engine=base.engine, chat=base.chat, sandbox=is_sandbox(base.engine.name), options=options.engine
-        )
+        build_scorer(text, engine=base.engine, chat=base.chat, sandbox=is_sandbox(base.engine.name))
         for text in (options.selector, options.judge)
     )
     if same_scorer(selector, judge):

@@ -33,6 +33,15 @@ def percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
+def short(estimate: Estimate, scale: float = 100.0) -> str:
+    """`83.1 [75.0, 89.0]` in a table whose title names the unit, or a dash for an empty cell."""
+    if estimate.mean is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{scale * estimate.mean:.1f}"
+    return f"{scale * estimate.mean:.1f} [{scale * estimate.low:.1f}, {scale * estimate.high:.1f}]"
+
+
 def grades_table(reports: Mapping[str, Report]) -> Table:
     """One row a run: the five proportions with their 95 % intervals."""
     table = Table(title="graded by the sandbox's oracle; mean [95 % Wilson interval]", title_justify="left")

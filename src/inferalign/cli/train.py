@@ -110,7 +110,6 @@ def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) ->
         engine=loaded.engine,
         chat=loaded.chat,
         sandbox=is_sandbox(loaded.engine.name),
-        options=model,
     )
     sampling = Sampling(temperature=1.0, max_new_tokens=options.settings.max_new_tokens)
     now = facts(loaded.engine, loaded.chat, scorer, sampling)

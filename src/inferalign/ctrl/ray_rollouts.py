@@ -38,6 +38,7 @@ from inferalign.core.types import Message, Prompt
 from inferalign.ctrl.rollout_records import to_record
 from inferalign.ctrl.rollouts import Job
 
+LOOPBACK = "127.0.0.1"
 _SHOWN = 5
 
 
@@ -149,6 +150,11 @@ def _cluster(workers: int) -> Iterator[None]:
             place = ours.enter_context(tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True))
             _start(address="local", num_cpus=workers, include_dashboard=False, _temp_dir=place, **quiet)
         ours.callback(ray.shutdown)
+        if "RAY_ADDRESS" not in os.environ and ray.util.get_node_ip_address() != LOOPBACK:
+            raise RunError(
+                "ray was imported before inferalign could tell it to listen on this machine alone: set "
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or start a cluster of your own with ray.init()"
+            )
         yield
 
 

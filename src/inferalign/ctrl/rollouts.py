@@ -65,7 +65,6 @@ class Job:
             engine=loaded.engine,
             chat=loaded.chat,
             sandbox=is_sandbox(loaded.engine.name),
-            options=self.options,
         )
         return Roller(loaded.engine, loaded.chat, scorer, k=self.k, seed=self.seed, sampling=self.sampling)
 

@@ -38,6 +38,11 @@ class LoadedModel(NamedTuple):
     chat: ChatFormat
 
 
+def is_sandbox(model: str) -> bool:
+    """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
+    return model == "sandbox" or (Path(model) / "sandbox.json").is_file()
+
+
 def load(model: str, options: ModelOptions) -> LoadedModel:
     """Load a model and its chat format. Raises `ModelError` with what to do when it cannot be used."""
     if model == "sandbox":
