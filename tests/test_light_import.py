@@ -14,6 +14,13 @@ HEAVY = {"numpy", "scipy", *TORCH}
 TORCH_FILES = {
     "custom_generate.py",
     "custom_request.py",
+    "ctrl/checks.py",
+    "ctrl/data.py",
+    "ctrl/doctor.py",
+    "ctrl/run.py",
+    "ctrl/step_log.py",
+    "ctrl/tabular.py",
+    "ctrl/trainer.py",
     "engines/live.py",
     "engines/local.py",
     "engines/prefix.py",
@@ -63,6 +70,7 @@ def command(*arguments: str) -> str:
         "import inferalign; inferalign.Prompt",
         command("--help"),
         command("generate", "--help"),
+        command("calibrate", "--help"),
         "import inferalign.core.jobs, inferalign.core.records, inferalign.core.stats, inferalign.core.prompts",
     ],
 )

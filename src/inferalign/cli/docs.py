@@ -13,7 +13,18 @@ from rich.console import Console
 from inferalign.cli.main import build_app
 
 SANDBOX = ("sample", "grade", "audit", "train", "pairs", "train-reward")
-PAGES = ((), ("demo",), ("generate",), ("plan",), ("sandbox",), *(("sandbox", verb) for verb in SANDBOX))
+PAGES = (
+    (),
+    ("demo",),
+    ("generate",),
+    ("plan",),
+    ("calibrate",),
+    ("compare",),
+    ("doctor",),
+    ("train",),
+    ("sandbox",),
+    *(("sandbox", verb) for verb in SANDBOX),
+)
 WIDTH = 110
 
 

@@ -21,10 +21,17 @@ from inferalign.core.config import read_toml
 from inferalign.core.errors import InferalignError
 
 VERBS = {
+    "calibrate": ("inferalign.cli.calibrate:calibrate", "Draw and score K reference rollouts a prompt: the anchors."),
+    "compare": (
+        "inferalign.cli.compare:compare",
+        "Trained models under decoding procedures: win rates against KL, with intervals.",
+    ),
     "demo": ("inferalign.cli.demo:demo", "Vanilla, best-of-4 and RAIN side by side on the sandbox, with ground truth."),
+    "doctor": ("inferalign.cli.doctor:doctor", "Check versions, arithmetic and TRL's gradient before a training."),
     "generate": ("inferalign.cli.generate:generate", "Answer a file of prompts under a procedure, resumably."),
     "plan": ("inferalign.cli.plan:plan", "KL, win rates, anchors and cost of a recipe, without a model."),
     "sandbox": ("inferalign.cli.sandbox:app", "Sample, grade, audit and re-make the embedded world."),
+    "train": ("inferalign.cli.train:train", "Train a model for the procedure that it will be decoded with."),
 }
 
 

@@ -18,6 +18,7 @@ _EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "local"),
     **dict.fromkeys(("trl", "accelerate", "datasets"), "train"),
     "matplotlib": "report",
+    "ray": "scale",
 }
 
 

@@ -161,15 +161,15 @@ def _keep_config(path: Path, config: Mapping[str, Any]) -> None:
             raise RunError(f"{found[0]} has no {file.name} to say how it was made. Restore it, or name another --run.")
         write_json_atomic(file, wanted)
         return
-    if changes := list(_differences(read_json(file), wanted)):
+    if changes := list(differences(read_json(file), wanted)):
         raise RunError(
             f"{path} was made by another configuration: {'; '.join(changes)}. "
             "Repeat the command with the folder's own settings, name another --run, or remove the folder."
         )
 
 
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`key is X there and Y here` for every leaf that differs."""
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """`key is X there and Y here` for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             name = f"{where}.{key}" if where else key
@@ -177,7 +177,7 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
                 there, here = (_shown(side[key]) if key in side else "absent" for side in (old, new))
                 yield f"{name} is {there} there and {here} here"
             else:
-                yield from _differences(old[key], new[key], name)
+                yield from differences(old[key], new[key], name)
     elif old != new:
         yield f"{where or 'it'} is {_shown(old)} there and {_shown(new)} here"
 

@@ -81,7 +81,8 @@ def load_state(
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(kept[name].pop("weight"))
-            owner[id(p)].state[p] = kept[name]
+            # Adam counts its steps on the CPU, wherever the weights lie.
+            owner[id(p)].state[p] = {what: v.to(p.device) if v.ndim else v for what, v in kept[name].items()}
 
 
 def _damaged(path: Path, error: Exception) -> RunError:

@@ -1,0 +1,118 @@
+"""`inferalign train`: a model trained for the procedure that it will be decoded with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from inferalign.ctrl.settings import CtrlSettings
+
+if TYPE_CHECKING:
+    from inferalign.core.types import Prompt
+    from inferalign.ctrl.anchors import AnchorSet
+    from inferalign.ctrl.reward_function import RewardFunction
+    from inferalign.engines.table import LoadedModel
+
+FLAGS = {"procedure": "for"}
+
+
+def _flag(name: str) -> str:
+    return FLAGS.get(name, name.replace("_", "-"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Everything that `train` takes."""
+
+    model: str
+    """What training starts from, and what the anchors were drawn from: `sandbox`, a model directory, or a hub id."""
+    prompts: Path
+    """The prompts that the anchors were drawn for: JSONL, one object a line with `id` and `prompt` or `messages`."""
+    anchors: Path
+    """The run folder that `calibrate` wrote."""
+    run: Path
+    """The run folder to write, with the trained model in `model/`; an unfinished one is taken up where it stopped."""
+    scorer: str = "reward"
+    """The reward, the same as that of the anchors: `reward`, `reward:DIR`, `self`, a template (FILE.toml)."""
+    chat_template: Path | None = None
+    """A Jinja file that replaces the tokenizer's chat template."""
+    settings: Annotated[CtrlSettings, Parameter(name="*", name_transform=_flag)] = field(default_factory=CtrlSettings)
+
+
+def train(options: TrainOptions) -> None:
+    """Train for a procedure by KL-regularised reinforcement learning on calibrated rewards, resumably."""
+    import os
+
+    from inferalign.cli.progress import Bar
+    from inferalign.cli.tables import emit
+    from inferalign.core.config import to_dict
+    from inferalign.core.environment import environment
+    from inferalign.core.files import write_json_atomic
+    from inferalign.core.lookup import load
+    from inferalign.core.prompts import read_prompts
+    from inferalign.ctrl.anchors import AnchorSet
+
+    prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
+    train_ctrl = load("inferalign.ctrl.run:train_ctrl")
+    loaded, reward = _reward(options, prompts, anchors)
+    first = os.environ.get("RANK", "0") == "0"
+    if first and not any((options.run / begun).exists() for begun in ("checkpoint", "model")):
+        write_json_atomic(options.run / "config.json", {"verb": "train", **to_dict(options)})
+        write_json_atomic(options.run / "env.json", environment())
+    template = options.chat_template and options.chat_template.read_text()
+    with Bar("train", options.settings.steps) as bar:
+
+        def on_step(step: int, line: Mapping[str, Any]) -> None:
+            bar.advance(step - bar.finished)
+            bar.note(f"KL {line['kl_sequence']:.3f}, reward {line['reward'] or 0:.3f}")
+
+        try:
+            made = train_ctrl(
+                options.settings,
+                loaded.engine.name,
+                prompts,
+                reward,
+                options.run,
+                anchors=anchors,
+                chat_template=template,
+                on_step=on_step,
+            )
+        except KeyboardInterrupt:
+            every = options.settings.checkpoint_every
+            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
+    if first:
+        facts = {"model": str(made.model), "steps": made.steps, "kl": made.kl, "beta": made.beta}
+        facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
+        write_json_atomic(options.run / "metrics.json", facts)
+        emit({"run": str(options.run), **facts})
+
+
+def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) -> tuple[LoadedModel, RewardFunction]:
+    """The reward of these anchors, which must be of this model, template, sampling, scorer and prompts."""
+    from inferalign.ctrl.anchors import AnchorCard, facts, prompts_sha256
+    from inferalign.ctrl.beta import reward_kind
+    from inferalign.ctrl.reward import CalibratedReward
+    from inferalign.ctrl.reward_function import RewardFunction
+    from inferalign.engines.table import ModelOptions, is_sandbox, load
+    from inferalign.procedures.base import Sampling
+    from inferalign.scorers.table import build_scorer
+
+    kind = reward_kind(options.settings)
+    model = ModelOptions(chat_template=options.chat_template)
+    loaded = load(options.model, model)
+    scorer = build_scorer(
+        options.scorer,
+        engine=loaded.engine,
+        chat=loaded.chat,
+        sandbox=is_sandbox(loaded.engine.name),
+        options=model,
+    )
+    sampling = Sampling(temperature=1.0, max_new_tokens=options.settings.max_new_tokens)
+    now = facts(loaded.engine, loaded.chat, scorer, sampling)
+    anchors.require(AnchorCard(**now, prompts_sha256=prompts_sha256(prompts), k=anchors.card.k, seed=anchors.card.seed))
+    return loaded, RewardFunction(scorer, CalibratedReward(anchors, kind), prompts, loaded.chat)

@@ -1,0 +1,58 @@
+"""What each step of a training showed, as JSON lines: the curve of KL and reward, and where beta stood.
+
+A line is written before the state of its step is kept, so that a training that goes on finds the lines up to its state;
+those after it are dropped and written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from inferalign.core.errors import RunError
+from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
+from inferalign.ctrl.trainer import KL_METRIC, CtrlTrainer
+
+NEXT_BETA = "next_beta"
+LEFT_OUT = ("epoch", "kl", "total_flos")
+"""Of what TRL logs: shares of what is left to do, and a KL a token whose mean is no KL of sequences."""
+
+OnStep = Callable[[int, Mapping[str, Any]], None]
+"""Called with the steps done and the newest line."""
+
+
+class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Writes the lines of one process (the first of several), then calls `keep(step)` and `on_step(step, line)`."""
+
+    def __init__(self, path: Path, trainer: CtrlTrainer, keep: Callable[[int], None], on_step: OnStep) -> None:
+        self._path, self._trainer, self._keep, self._on_step = path, trainer, keep, on_step
+        self.lines: list[dict[str, Any]] = []
+        """One a step; those of earlier processes included, once `take_up` was called."""
+
+    def take_up(self, done: int) -> None:
+        """Keep the lines of the first `done` steps, and drop the others. Raises `RunError` for a damaged file."""
+        if done:
+            with disk_errors(self._path, "read"):
+                found = [parse_json(line) for line in self._path.read_bytes().splitlines()[:done]]
+            if len(found) < done:
+                raise RunError(
+                    f"{self._path} has {len(found)} lines and {done} steps were taken: restore it from a copy"
+                )
+            self.lines = found
+        if self._trainer.is_world_process_zero():
+            write_bytes_atomic(self._path, b"".join(dump_json(line) + b"\n" for line in self.lines))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or KL_METRIC not in logs:
+            return  # TRL's summary at the end
+        step = self._trainer.step
+        kept = {name: value for name, value in logs.items() if name not in LEFT_OUT}
+        self.lines.append({"step": step, **kept, NEXT_BETA: self._trainer.beta})
+        if self._trainer.is_world_process_zero():
+            with disk_errors(self._path, "write"), self._path.open("ab") as file:
+                file.write(dump_json(self.lines[-1]) + b"\n")
+        self._keep(step)
+        self._on_step(step, self.lines[-1])

@@ -1,0 +1,255 @@
+"""KL-regularised REINFORCE with a leave-one-out baseline: TRL's RLOOTrainer, held to what the theory assumes.
+
+The objective is E[Phi(C)] - beta KL(pi || p), KL over whole sequences, as InfAlign (arXiv 2412.19792) asks. TRL puts
+beta * sum_t log(pi / p) into the reward of each response and subtracts the mean of its siblings (arXiv 2402.14740),
+which is an unbiased gradient of that objective as long as nothing normalises, clips or masks, and responses are drawn
+from the policy itself: `rloo_arguments` sets it so, `CtrlTrainer` looks whether it is so when training starts.
+
+Each step's draws have a seed of their own, derived from the step: what was drawn before, or by another process that
+was stopped, changes nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PrinterCallback
+from trl import RLOOConfig, RLOOTrainer
+
+from inferalign.core.errors import InputError, ModelError, RunError
+from inferalign.core.seeds import derive
+from inferalign.ctrl.settings import CtrlSettings
+
+Reward = Callable[..., Any]
+"""TRL's reward signature: `(prompts, completions, completion_ids, prompt_id=[...], **columns)` to one number or None a
+response, or an async callable of that kind. `prompts` are token ids here."""
+Control = Callable[[float, float], float]
+"""The next beta, from this one and the KL measured under it."""
+
+KL_METRIC = "kl_sequence"
+BETA_METRIC = "beta"
+CALIBRATED_METRIC = "calibrated/mean"
+"""Logged by a calibrated reward: the mean calibrated value of what it has just seen."""
+
+ADAM_BETAS = (0.9, 0.99)
+MAX_GRAD_NORM = 1.0
+ZERO_KL = {"float32": 1e-3, "bfloat16": 0.05}
+"""How far from 0 the mean |log pi/p| of a response may be before anything was trained, by arithmetic."""
+WIDE = 5.0
+"""Standard errors that the first mean calibrated reward may be away from 1/2."""
+
+
+def rloo_arguments(settings: CtrlSettings, folder: Path, *, steps: int, beta: float) -> dict[str, Any]:
+    """Arguments of `RLOOConfig` that keep the objective; TRL's own defaults for these are others, or may become so."""
+    return {
+        "output_dir": str(folder),
+        "beta": beta,
+        # the estimator: on-policy, nothing between reward and gradient
+        "num_generations": settings.generations,
+        "num_iterations": 1,
+        "normalize_advantages": False,
+        "reward_clip_range": None,
+        "mask_truncated_completions": False,
+        "sync_ref_model": False,
+        "disable_dropout": True,
+        # responses come from the policy itself
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "max_completion_length": settings.max_new_tokens,
+        # the optimisation
+        "max_steps": steps,
+        "per_device_train_batch_size": settings.at_once,
+        "gradient_accumulation_steps": settings.share // settings.at_once,
+        "learning_rate": settings.learning_rate,
+        "max_grad_norm": MAX_GRAD_NORM,
+        "weight_decay": 0.0,
+        "seed": derive(settings.seed, "trl") % 2**32,
+        "shuffle_dataset": False,
+        # the machine
+        "bf16": settings.precision == "bfloat16",
+        "activation_checkpointing": settings.gradient_checkpointing,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        # nothing is saved, printed or sent by TRL
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
+    """RLOO on prompts that are token ids, with exact sequence KL, seeds by step, and checks of the first step.
+
+    A row of `dataset` has `prompt` (token ids) and `prompt_id`. What the very first step must show is checked then, and
+    `skip` says that it was taken before. Raises `ModelError` for dropout, and for a reference that is not `model`;
+    `InputError` for a beta of 0, under which there is no reference.
+    """
+
+    beta: float
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: Any,
+        reward: Reward,
+        config: RLOOConfig,
+        dataset: Any,
+        tokenizer: Any,
+        *,
+        seed: int,
+        control: Control | None = None,
+        adapter: Any = None,
+    ) -> None:
+        if not config.beta > 0:
+            raise InputError(
+                f"beta is {config.beta:g}: expected a positive number; without a KL nothing holds the model"
+            )
+        own_law(model)
+        super().__init__(
+            model=model,
+            reward_funcs=reward,
+            args=config,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
+        self.remove_callback(PrinterCallback)  # it prints on stdout
+        self._seed, self._control, self._done = seed, control, 0
+        self._seen: list[Tensor] = []
+        check_no_dropout(self.model)
+        if self.ref_model is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # sharded weights cannot be laid side by side; there the KL of the first step tells
+            check_same_weights(self.model, self.accelerator.unwrap_model(self.ref_model))
+
+    @property
+    def step(self) -> int:
+        """Steps done, those of earlier processes included."""
+        return int(self._done + self.state.global_step)
+
+    def skip(self, done: int) -> None:
+        """Go on after `done` steps of another process: with the prompts and the number of steps that are left."""
+        self._done = done
+        each = self.args.generation_batch_size // self.num_generations
+        self.train_dataset = self.train_dataset.select(range(done * each, len(self.train_dataset)))
+        self.args.max_steps -= done
+
+    def _send_telemetry(self) -> None:
+        """A training tells nobody that it ran."""
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """They are token ids already; encoding rendered text would put a second start token before many."""
+        return prompts, None, {}
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._seen.append(found[0].detach())
+        return found
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        torch.manual_seed(derive(self._seed, "draws", self.step, self.accelerator.process_index))
+        self._seen.clear()
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        policy, reference = self._seen
+        log_ratios = ((policy - reference) * output["completion_mask"]).sum(dim=1)
+        log_ratios = self.accelerator.gather(log_ratios).double()
+        kl = float(log_ratios.mean())
+        logged = self._metrics["train"]
+        logged[KL_METRIC].append(kl)
+        logged[BETA_METRIC].append(self.beta)
+        if self.step == 0:
+            self._check_start(float(log_ratios.abs().mean()))
+            if CALIBRATED_METRIC in logged:
+                check_calibrated(logged[CALIBRATED_METRIC][-1], log_ratios.numel(), self.num_generations)
+        if self._control is not None:
+            self.beta = self._control(self.beta, kl)
+        return output
+
+    def _check_start(self, apart: float) -> None:
+        """Raises `RunError` when policy and reference are not one model before the first step."""
+        allowed = ZERO_KL["bfloat16" if self.args.bf16 else "float32"]
+        if not apart <= allowed:
+            raise RunError(
+                f"before the first step the model is {apart:.3g} nats a response from its reference, which should be "
+                f"itself (at most {allowed:g}): it was changed after loading, drops out units, or is computed in "
+                "another arithmetic; give a saved model, and report it if it is one"
+            )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._seen.clear()
+        loss: Tensor = super()._compute_loss(model, inputs)
+        clipped = self._metrics["train"]["clip_ratio/region_mean"]
+        if self.step == 0 and clipped and clipped[-1] > 0:
+            raise RunError(
+                f"{100 * clipped[-1]:.1f} % of the first responses have another probability in training than when "
+                "they were drawn, so that TRL clips them: something is random in the model's forward pass (dropout?), "
+                "or the arithmetic is too coarse (give precision float32)"
+            )
+        return loss
+
+
+@contextmanager
+def quiet_trl() -> Iterator[None]:
+    """Without the warning that TRL's own use of transformers draws at every step."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def own_law(model: Any) -> None:
+    """Take from the model's generation settings all but its special tokens: TRL passes the rest on to the draws.
+
+    A list of suppressed tokens, a smallest length or a penalty there would draw from another law than the policy's.
+    """
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+    settings = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(settings, name) for name in kept})
+
+
+def check_no_dropout(model: nn.Module) -> None:
+    """Raises `ModelError` for a module that drops units in training: as a layer, or as a rate that it passes on."""
+    for name, module in model.named_modules():
+        rates = {key: rate for key, rate in vars(module).items() if "drop" in key and isinstance(rate, float)}
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates["p"] = module.p
+        for key, rate in rates.items():
+            if rate > 0:
+                raise ModelError(
+                    f"{name}.{key} is {rate}: with dropout the policy is not the model that answers, and its KL is "
+                    "wrong. Set the model's dropout rates to 0 in its config.json"
+                )
+
+
+def check_same_weights(model: nn.Module, reference: nn.Module) -> None:
+    """Raises `ModelError` unless both hold the same numbers: TRL loads the reference anew by the model's name."""
+    others = dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name not in others or not torch.equal(parameter, others[name]):
+            raise ModelError(
+                f"the reference is not the model that training starts from: {name} differs. TRL loads the reference "
+                "from where the model came from, so save the model, then train from that directory"
+            )
+
+
+def check_calibrated(mean: float, responses: int, generations: int) -> None:
+    """Raises `RunError` when the first responses' mean calibrated reward is far from 1/2.
+
+    They are draws of the reference, whose calibrated reward has mean 1/2 and variance at most 1/12. Those of one prompt
+    share its anchors, so the bound is that of as many draws as there are prompts' worth of independent ones.
+    """
+    spread = (1 / 12 / responses * (1 + generations / 100)) ** 0.5
+    if abs(mean - 0.5) > WIDE * spread:
+        raise RunError(
+            f"the mean calibrated reward of the first {responses} responses is {mean:.3f}, and of draws from the "
+            f"anchors' model it is 0.5 (within {WIDE * spread:.3f}): the anchors are of another model, template or "
+            "reward: draw them again with `inferalign calibrate`"
+        )

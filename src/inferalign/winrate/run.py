@@ -1,0 +1,63 @@
+"""From a policy's pool of answers to what win rates are computed from: each step a resumable run folder.
+
+FOLDER/pool                    the answers: `inferalign generate --procedure random-of-n:M` of this policy
+FOLDER/scores-reward-1c2d3e4f  a scorer's verdicts on them; another scorer gets a folder of its own
+FOLDER/logprobs                log-probabilities under the policy and the base model
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from inferalign.core.config import to_dict
+from inferalign.core.files import dump_json
+from inferalign.core.jobs import QUIET, Progress
+from inferalign.engines.table import LoadedModel
+from inferalign.scorers.base import Scorer
+from inferalign.winrate.pools import Pool, score_pool
+from inferalign.winrate.rescore import log_ratios
+
+POOL, LOGPROBS = "pool", "logprobs"
+
+
+def scores_folder(folder: Path, scorer: Scorer) -> Path:
+    """Where a scorer's verdicts on the pool in `folder` are kept."""
+    digest = hashlib.sha256(dump_json(to_dict(scorer.describe()))).hexdigest()
+    return folder / f"scores-{scorer.name}-{digest[:8]}"
+
+
+def same_scorer(one: Scorer, other: Scorer) -> bool:
+    """Whether two scorers judge alike by all that they say of themselves."""
+    return one.name == other.name and to_dict(one.describe()) == to_dict(other.describe())
+
+
+async def judged_pool(
+    folder: Path,
+    policy: LoadedModel,
+    base: LoadedModel,
+    selector: Scorer,
+    judge: Scorer,
+    *,
+    concurrency: int = 16,
+    progress: Progress = QUIET,
+) -> Pool:
+    """Score the pool in `folder` by selector and judge, and re-score its tokens under policy and base model.
+
+    What the folder has already is read. With the base model itself as `policy` no model is asked: the ratio is 1.
+    Raises `RunError` for folders that were made otherwise, `InputError` for a pool that cannot be used.
+    """
+    pool = folder / POOL
+    selected = await score_pool(
+        pool, scores_folder(folder, selector), selector, concurrency=concurrency, progress=progress
+    )
+    judged = selected
+    if not same_scorer(selector, judge):
+        judged = await score_pool(pool, scores_folder(folder, judge), judge, concurrency=concurrency, progress=progress)
+    if policy is base:
+        ratios = {prompt: np.zeros(verdicts.keys.size) for prompt, verdicts in selected.items()}
+    else:
+        ratios = await log_ratios(pool, folder / LOGPROBS, policy, base, concurrency=concurrency, progress=progress)
+    return Pool(selector=selected, judge=judged, log_ratios=ratios)

@@ -1,0 +1,175 @@
+"""`compare` from the command line on random models: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferalign.cli.compare import Entry, entry, parse_entries
+from inferalign.cli.main import main
+from inferalign.core.errors import InputError
+from inferalign.core.stats import Estimate
+from inferalign.winrate.card import Card, read_card, write_card
+from tests.plain import QUESTION
+from tests.winrate.models import perturbed
+
+CARD = Card(
+    trained_for="best-of-n:2",
+    transform="identity",
+    beta=0.25,
+    anchors=8,
+    anchors_digest="sha256:0",
+    base="llama",
+    base_weights="sha256:1",
+    reward="self",
+    sandbox=False,
+    seed=0,
+    kl=Estimate.empty(),
+)
+
+
+@pytest.fixture(scope="module")
+def models(llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two policies, near to the base model and far from it; the first has a card."""
+    root = tmp_path_factory.mktemp("policies")
+    near, far = (perturbed(llama_dir, root / name, size) for name, size in (("near", 0.4), ("far", 1.0)))
+    write_card(near, CARD)
+    return near, far
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two templates that ask differently: a selector and a judge."""
+    root = tmp_path_factory.mktemp("questions")
+    (root / "selector.toml").write_text(QUESTION)
+    (root / "judge.toml").write_text(QUESTION.replace("Judge the answer", "Is this kind"))
+    return str(root / "selector.toml"), str(root / "judge.toml")
+
+
+def write_prompts(path: Path, n: int) -> Path:
+    path.write_text("".join(json.dumps({"id": f"p{i}", "prompt": f"Question {i}?"}) + "\n" for i in range(n)))
+    return path
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def test_a_comparison_from_models_to_cards(
+    tmp_path: Path,
+    llama_dir: Path,
+    models: tuple[Path, Path],
+    questions: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (near, far), run = models, tmp_path / "run"
+    command = ["compare", str(llama_dir), f"own@near={near}", f"own@far={far}"]
+    command += ["--selector", questions[0], "--judge", questions[1], "--procedures", "sample,best-of-n:2"]
+    command += ["--prompts", str(write_prompts(tmp_path / "p.jsonl", 5)), "--run", str(run), "--max-new-tokens", "6"]
+    command += ["--m", "4", "--base-m", "6"]
+    found = said(command, capsys)
+    assert [(row["procedure"], row["policy"]) for row in found["rows"]] == [
+        (procedure, policy) for procedure in ("sample", "best-of-n:2") for policy in ("own@near", "own@far")
+    ]
+    close, distant = found["rows"][0], found["rows"][1]
+    assert distant["kl"]["mean"] > close["kl"]["mean"] > 0
+    assert close["win_rate"]["n"] == 5
+    assert close["objective"]["mean"] is not None  # its card knows beta
+    assert distant["objective"] is None
+    assert [row["policy"] for row in found["differences"]] == ["own@far", "own@far"]
+    kept = json.loads((run / "metrics.json").read_text())
+    assert kept == {key: value for key, value in found.items() if key != "figure"}
+    with (run / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["win_rate"]) for row in rows] == pytest.approx([row["win_rate"]["mean"] for row in found["rows"]])
+    with (run / "prompts.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 10
+    assert sum(float(line["best-of-n:2"]) for line in lines[:5]) / 5 == pytest.approx(
+        found["rows"][2]["win_rate"]["mean"]
+    )
+    assert Path(found["figure"]).read_text().count("own") >= 2
+    assert sorted(path.name for path in (run / "policy-own@near-1").iterdir())[:2] == ["logprobs", "pool"]
+
+    # The same command again asks no model, and equal KL and cards are made from what is there.
+    before = {path: path.read_bytes() for path in run.glob("*/*/records/*.jsonl")}
+    middle = (close["kl"]["mean"] + distant["kl"]["mean"]) / 2
+    again = said([*command, "--kl", str(middle), "--cards"], capsys)
+    assert again["rows"] == found["rows"]
+    assert {path: path.read_bytes() for path in run.glob("*/*/records/*.jsonl")} == before
+    assert again["at_kl"][0]["win_rate"]["mean"] is not None
+    card = read_card(near)
+    assert card is not None
+    assert [row.procedure for row in card.measured] == ["sample", "best-of-n:2"]
+    assert card.measured[1].win_rate.mean == pytest.approx(found["rows"][2]["win_rate"]["mean"])
+    assert read_card(far) is None
+
+
+def test_names_of_policies() -> None:
+    assert entry("runs/ctrl") == Entry("ctrl", None, "runs/ctrl")
+    assert entry("identity=runs/a") == Entry("identity", None, "runs/a")
+    assert entry("identity@0.3=runs/a=b") == Entry("identity", "0.3", "runs/a=b")
+    assert entry("identity@0.3=x").name == "identity@0.3"
+    assert entry("runs/a@b/c").name == "c"
+    for text in ("=x", "a=", "a@=x", "@b=x"):
+        with pytest.raises(InputError, match="RECIPE@POINT=DIR"):
+            entry(text)
+    assert [one.name for one in parse_entries(["a=runs/1/end", "a=runs/2/end", "runs/3/end"])] == ["a", "a", "end"]
+    with pytest.raises(InputError, match="two policies are folders called 'end'"):
+        parse_entries(["runs/1/end", "runs/2/end"])
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--procedures", "best-of-n:4,rain"], "no selection density is known for procedure 'rain'"),
+        (["--procedures", "best-of-n:0"], "N must be from 1"),
+        (["--m", "3"], "--m 3 is too small a pool for N = 4: give --m 4"),
+        (["--base-m", "7"], "give --base-m 8"),
+        (["--selector", "oracle"], "--allow-oracle-guide"),
+        (["--selector", "reward:x", "--judge", "reward:x"], "another --judge, or --allow-guide-as-judge"),
+        (["--prompts", "nowhere.jsonl"], "no file nowhere.jsonl"),
+        (["--selector", "rewrd"], "Did you mean 'reward'"),
+    ],
+)
+def test_one_line_of_what_cannot_be_compared(
+    tmp_path: Path, llama_dir: Path, more: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = str(write_prompts(tmp_path / "p.jsonl", 2))
+    fixed = [] if "--prompts" in more else ["--prompts", prompts]
+    code = main(["compare", str(llama_dir), str(llama_dir), "--run", str(tmp_path / "run"), *fixed, *more])
+    out, err = capsys.readouterr()
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_of_one_name_must_share_a_beta(
+    tmp_path: Path, llama_dir: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = perturbed(llama_dir, tmp_path / "other", 0.1, seed=4)
+    write_card(other, replace(CARD, beta=0.5))
+    prompts = str(write_prompts(tmp_path / "p.jsonl", 2))
+    policies = [f"own={models[0]}", f"own={other}"]
+    assert main(["compare", str(llama_dir), *policies, "--prompts", prompts, "--run", str(tmp_path / "run")]) == 1
+    assert "trained with beta 0.25, 0.5" in capsys.readouterr().err
+
+
+def test_a_policy_with_another_tokenizer(
+    tmp_path: Path, llama_dir: Path, qwen_dir: Path, questions: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", str(llama_dir), str(qwen_dir), "--selector", questions[0], "--judge", questions[1]]
+    command += ["--prompts", str(write_prompts(tmp_path / "p.jsonl", 1)), "--run", str(tmp_path / "run")]
+    command += ["--procedures", "sample", "--m", "2", "--base-m", "4", "--max-new-tokens", "4"]
+    assert main(command) == 1
+    assert "another tokenizer or chat template" in capsys.readouterr().err

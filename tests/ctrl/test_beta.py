@@ -1,0 +1,103 @@
+"""Beta for a KL target, and the controller that holds it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferalign.core.errors import InputError
+from inferalign.ctrl.beta import KlController, beta_for, beta_of_tilt
+from inferalign.ctrl.reward import HeldAnchors
+from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
+from inferalign.ctrl.settings import CtrlSettings
+from inferalign.theory.finite import anchored
+from inferalign.theory.procedures import best_of_n
+from inferalign.theory.transforms import Exponential
+
+
+def anchors(k: int = 256, prompts: int = 40, scales: float = 0.0) -> HeldAnchors:
+    draw = np.random.default_rng(1)
+    values = draw.normal(size=(prompts, k)) * np.exp(scales * draw.normal(size=(prompts, 1)))
+    return HeldAnchors(tuple(f"p{i}" for i in range(prompts)), Scored.all_scored(values))
+
+
+def test_a_beta_that_is_given_is_taken() -> None:
+    assert beta_for(CtrlSettings(beta=0.3), None) == 0.3
+    assert beta_for(CtrlSettings(beta=0.3), anchors()) == 0.3
+
+
+def test_untied_scores_give_the_beta_of_the_theory_of_k_anchors() -> None:
+    found = beta_for(CtrlSettings(kl=0.5, transform="exp:10"), anchors())
+    assert found == pytest.approx(anchored(best_of_n(4), Exponential(10.0), 256, 0.5).beta, rel=0.02)
+
+
+def test_the_optimal_transform_is_that_of_procedure_and_kl() -> None:
+    at = [
+        beta_for(CtrlSettings(kl=0.5, transform="optimal", procedure=p), anchors()) for p in ("best-of-n:4", "sample")
+    ]
+    assert at[0] == pytest.approx(0.2166, rel=0.1)  # the ideal ones
+    assert at[1] == pytest.approx(0.2428, rel=0.05)
+
+
+def test_unscored_anchors_stand_at_the_bottom_or_are_left_out() -> None:
+    whole = anchors(k=64, prompts=8)
+    blame = np.zeros((8, 64), dtype=np.uint8)
+    blame[:, :6] = RESPONSE
+    blame[:, 6:8] = JUDGE
+    values = np.where(blame == 0, whole.scores.values, 0.0)
+    settings = CtrlSettings(kl=0.3, transform="identity")
+    found = beta_for(settings, HeldAnchors(whole.prompt_ids, Scored(values, blame)))
+    low = np.where(blame == RESPONSE, -1e9, whole.scores.values)[:, [i for i in range(64) if i not in (6, 7)]]
+    assert found == pytest.approx(beta_for(settings, HeldAnchors(whole.prompt_ids, Scored.all_scored(low))))
+
+
+def test_raw_rewards_by_hand() -> None:
+    """Two equally likely answers with rewards 0 and 1: p = 1 / (1 + e^(-1/beta)), KL = log 2 - H(p)."""
+    p = 0.8
+    kl = math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)
+    assert beta_of_tilt([np.array([0.0, 1.0])], kl) == pytest.approx(1 / math.log(p / (1 - p)))
+
+
+def test_raw_rewards_of_a_normal_law() -> None:
+    """e^(r/beta) of a standard normal r has KL 1 / (2 beta^2); standardised rewards do not care about scales."""
+    wide = anchors(k=4000, prompts=10)
+    assert beta_for(CtrlSettings(kl=0.5, transform="raw"), wide) == pytest.approx(1.0, rel=0.03)
+    scaled = anchors(k=4000, prompts=10, scales=1.0)
+    assert beta_for(CtrlSettings(kl=0.5, transform="standardised"), scaled) == pytest.approx(1.0, rel=0.03)
+
+
+def test_a_kl_above_what_anchors_allow_is_refused() -> None:
+    with pytest.raises(InputError, match="allow a mean KL below"):
+        beta_for(CtrlSettings(kl=5.0), anchors(k=16))
+    with pytest.raises(InputError, match=r"below 0\.693"):
+        beta_of_tilt([np.array([0.0, 1.0])], 0.7)
+    with pytest.raises(InputError, match="neither a beta nor anchors"):
+        beta_for(CtrlSettings(), None)
+
+
+def test_the_controller_by_hand() -> None:
+    control = KlController(target=0.5, gain=0.1, start=0.2)
+    assert control(0.2, 0.5) == pytest.approx(0.2)
+    assert control(0.2, 0.55) == pytest.approx(0.2 * math.exp(0.01))
+    assert control(0.2, 5.0) == pytest.approx(0.2 * math.exp(0.02))
+    assert control(0.2, 0.0) == pytest.approx(0.2 * math.exp(-0.02))
+
+
+@given(st.lists(st.floats(-1, 50), max_size=300))
+def test_beta_stays_near_where_it_began(kls: list[float]) -> None:
+    control, beta = KlController(target=0.5, gain=1.0, start=0.2), 0.2
+    for kl in kls:
+        beta = control(beta, kl)
+        assert 0.05 <= beta <= 0.8
+
+
+def test_it_holds_the_kl_of_a_system_that_answers() -> None:
+    """KL = c / beta^2 as of a weak tilt, whose c theory put a factor 2 too low."""
+    control, beta = KlController(target=0.5, gain=0.5, start=0.2), 0.2
+    for _ in range(100):
+        beta = control(beta, 2 * 0.5 * 0.2**2 / beta**2)
+    assert 2 * 0.5 * 0.2**2 / beta**2 == pytest.approx(0.5, rel=1e-3)

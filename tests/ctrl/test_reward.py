@@ -1,0 +1,310 @@
+"""Rewards against anchors: by hand, against the definition, by simulation, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from inferalign.core.errors import InputError, UnknownName
+from inferalign.core.types import Score, Unscored
+from inferalign.ctrl.reward import UNJUDGEABLE, CalibratedReward, HeldAnchors
+from inferalign.ctrl.reward_kinds import REWARDS, Kind, Raw, Standardised, Ties, parse_reward
+from inferalign.ctrl.scored import JUDGE, RESPONSE, SCORED, Scored
+from inferalign.theory.grid import beta_for_kl, default_grid, policy
+from inferalign.theory.optimal import solve
+from inferalign.theory.procedures import best_of_n, tied_kl, tied_policy, tied_win_rate, worst_of_n
+from inferalign.theory.transforms import Exponential, Identity, Log, Power, Transform
+
+TIES: tuple[Ties, ...] = ("mid", "mean")
+BLANK, LATE = Unscored("blank", "response"), Unscored("late", "judge")
+
+
+def held(rows: dict[str, list[float | Unscored]]) -> HeldAnchors:
+    verdicts = [v if isinstance(v, Unscored) else Score(v) for row in rows.values() for v in row]
+    return HeldAnchors(tuple(rows), Scored.of(verdicts).reshape(len(rows), -1))
+
+
+def one(*verdicts: float | Unscored) -> Scored:
+    return Scored.of([v if isinstance(v, Unscored) else Score(v) for v in verdicts])
+
+
+# One prompt: four anchors, one unjudgeable; and one left out because the judge failed on it.
+HAND = held({"a": [1.0, 2.0, 2.0, BLANK, LATE], "b": [10.0, 20.0, 30.0, 40.0, 50.0]})
+
+
+def test_ranks_by_hand() -> None:
+    reward = CalibratedReward(HAND, Identity())
+    found = reward.ranks(["a"] * 6, one(0.0, 1.0, 2.0, 3.0, BLANK, LATE))
+    # of a's four: the blank one is below every score; a blank response ties with it
+    expected = [1 / 4, (1 + 0.5) / 4, (2 + 1) / 4, 1.0, 0.5 / 4, math.nan]
+    assert found.tolist() == pytest.approx(expected, nan_ok=True)
+    # the same score lies elsewhere among another prompt's anchors
+    assert reward.ranks(["a", "b", "b"], one(15.0, 15.0, 30.0)).tolist() == pytest.approx([1.0, 0.2, 0.5])
+
+
+def test_rewards_by_hand() -> None:
+    seen = one(2.0, BLANK, LATE)
+    for kind, of_rank in (
+        (Identity(), lambda x: x - 0.5),
+        (Exponential(10.0), lambda x: math.exp(10 * (x - 1)) - (1 - math.exp(-10)) / 10),
+        (Exponential(-10.0), lambda x: -math.exp(-10 * x) + (1 - math.exp(-10)) / 10),
+        (Power(7.0), lambda x: x**7 - 1 / 8),
+        (Log(), lambda x: math.log((4 * x + 0.5) / 5) + 1),
+    ):
+        found = CalibratedReward(HAND, kind).rewards(["a"] * 3, seen)
+        assert found.tolist() == pytest.approx([of_rank(3 / 4), of_rank(1 / 8), math.nan], nan_ok=True)
+
+
+def test_the_baselines_without_calibration_by_hand() -> None:
+    seen = one(5.0, BLANK, LATE)
+    # a response that cannot be judged is worth the prompt's worst anchor, also among the anchors themselves
+    assert CalibratedReward(HAND, Raw()).rewards(["a"] * 3, seen).tolist() == pytest.approx(
+        [5.0, 1.0, np.nan], nan_ok=True
+    )
+    filled = np.array([1.0, 2.0, 2.0, 1.0])
+    expected = [(5 - filled.mean()) / filled.std(), (1 - filled.mean()) / filled.std(), np.nan]
+    assert CalibratedReward(HAND, Standardised()).rewards(["a"] * 3, seen).tolist() == pytest.approx(
+        expected, nan_ok=True
+    )
+
+
+def test_a_prompt_without_spread_has_no_standardised_reward() -> None:
+    reward = CalibratedReward(held({"a": [1.0, 1.0], "b": [1.0, 2.0]}), Standardised())
+    assert reward.rewards(["a", "b"], one(7.0, 7.0)).tolist() == pytest.approx([0.0, 11.0])
+
+
+def naive_rank(value: float | Unscored, anchors: list[float | Unscored]) -> float:
+    """Eq. (12) as it is written, with minus infinity for what cannot be judged."""
+    number = {BLANK: -math.inf}
+    kept = [number.get(a, a) for a in anchors if a is not LATE]  # type: ignore[arg-type]
+    mine = number.get(value, value)  # type: ignore[arg-type]
+    return sum((mine > z) + 0.5 * (mine == z) for z in kept) / len(kept)  # type: ignore[operator]
+
+
+VERDICT = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([BLANK, LATE]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(VERDICT, min_size=6, max_size=6), min_size=1, max_size=4), st.data())
+def test_ranks_are_the_definition(rows: list[list[float | Unscored]], data: st.DataObject) -> None:
+    rows = [[0.0, 10.0 + at, *row] for at, row in enumerate(rows)]  # no row is a copy of another
+    anchors = held({f"p{i}": row for i, row in enumerate(rows)})
+    places = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=12))
+    values = data.draw(
+        st.lists(st.one_of(st.integers(-4, 4).map(float), st.just(BLANK)), min_size=len(places), max_size=len(places))
+    )
+    found = CalibratedReward(anchors, Identity()).ranks([f"p{i}" for i in places], one(*values))
+    assert found.tolist() == pytest.approx([naive_rank(v, rows[i]) for v, i in zip(values, places, strict=True)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(np.float64, (2, 9), elements=st.floats(-5, 5)), st.floats(0.1, 9), st.floats(-50, 50))
+def test_an_increasing_map_of_a_prompts_scores_changes_no_calibrated_reward(
+    scores: np.ndarray, scale: float, offset: float
+) -> None:
+    scores = np.round(scores, 2)
+    scores[:, :2] = [[0.0, 1.0], [0.0, 7.0]]  # neither constant nor copies
+    ids, moved = ("a", "b"), np.round(scores * np.array([[1.0], [scale]]) + np.array([[0.0], [offset]]), 6)
+    for kind in (Identity(), Log(), Exponential(5.0)):
+        plain = CalibratedReward(HeldAnchors(ids, Scored.all_scored(scores)), kind)
+        other = CalibratedReward(HeldAnchors(ids, Scored.all_scored(moved)), kind)
+        a = plain.rewards(ids, Scored.all_scored(scores))
+        assert np.allclose(a, other.rewards(ids, Scored.all_scored(moved)))
+        order = np.argsort(scores[1])
+        assert np.all(np.diff(a[1][order]) >= 0)
+
+
+@pytest.mark.parametrize("text", ["identity", "exp:5", "exp:-5", "log", "power:7", "optimal"])
+def test_the_mean_over_fresh_reference_draws_is_that_of_the_reference(text: str) -> None:
+    """Mean calibrated reward 1/2 and mean reward about 0, with a tenth of the text unjudgeable: by Monte Carlo."""
+    draw, prompts, k = np.random.default_rng(5), 60, 200
+    ids = tuple(f"p{i}" for i in range(prompts))
+
+    def drawn() -> Scored:
+        blame = np.where(draw.random((prompts, k)) < 0.1, RESPONSE, SCORED).astype(np.uint8)
+        blame[draw.random((prompts, k)) < 0.05] = JUDGE
+        return Scored(np.where(blame == SCORED, draw.normal(size=(prompts, k)), 0.0), blame)
+
+    kind = parse_reward(text, best_of_n(4), kl=0.5)
+    found = CalibratedReward(HeldAnchors(ids, drawn()), kind).calibrated(ids, drawn())
+    assert found.seen.mean_rank == pytest.approx(0.5, abs=0.012)
+    rewards = found.rewards[~np.isnan(found.rewards)]
+    # the tie at the bottom flattens a transform there a little
+    assert rewards.mean() == pytest.approx(0.0, abs=0.1 * rewards.std())
+
+
+def test_beta_of_the_planner_belongs_to_these_rewards() -> None:
+    """The reference, reweighted by e^(R/beta) on draws, has the KL that beta was found for."""
+    draw, kind = np.random.default_rng(7), Exponential(10.0)
+    beta = beta_for_kl(kind, 0.5, default_grid())
+    ids, n = ("p",), 20000
+    reward = CalibratedReward(HeldAnchors(ids, Scored.all_scored(draw.normal(size=(1, n)))), kind)
+    weights = np.exp(reward.rewards(ids, Scored.all_scored(draw.normal(size=(1, n))))[0] / beta)
+    f = weights / weights.mean()
+    assert np.mean(f * np.log(f)) == pytest.approx(policy(kind, beta, default_grid()).kl, abs=0.03)
+
+
+def test_any_shape_with_one_id_a_row() -> None:
+    reward = CalibratedReward(HAND, Identity())
+    flat = reward.rewards(["a", "a", "b", "b"], one(1.0, 2.0, 10.0, BLANK))
+    table = reward.rewards(["a", "b"], one(1.0, 2.0, 10.0, BLANK).reshape(2, 2))
+    assert table.shape == (2, 2)
+    assert table.ravel().tolist() == flat.tolist()
+    assert reward.rewards([], Scored.of([])).shape == (0,)
+
+
+def test_an_unjudgeable_response_is_never_above_any_other() -> None:
+    scores = one(-1e300, -5.0, 0.0, BLANK)
+    for kind in (Identity(), Log(), Exponential(10.0), Exponential(-10.0)):
+        found = CalibratedReward(HAND, kind).rewards(["a"] * 4, scores)
+        assert found[3] <= found[:3].min()
+    assert UNJUDGEABLE < -1e300
+
+
+def test_what_was_seen() -> None:
+    seen = (
+        CalibratedReward(HAND, Exponential(10.0))
+        .calibrated(["a"] * 5 + ["b"], one(0.0, 2.0, 3.0, BLANK, LATE, 60.0))
+        .seen
+    )
+    assert (seen.scored, seen.response, seen.judge) == (4, 1, 1)
+    assert seen.rank_sum == pytest.approx(1 / 4 + 3 / 4 + 1 + 1 / 8 + 1)
+    assert (seen.above, seen.tied) == (2, 2)
+    assert seen.unjudgeable_anchors == pytest.approx(4 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("raw", Raw()),
+        ("standardised", Standardised()),
+        ("identity", Identity()),
+        ("exp:-10", Exponential(-10.0)),
+        ("one-shot", Power(-7.0)),
+    ],
+)
+def test_rewards_by_name(text: str, expected: Kind) -> None:
+    assert parse_reward(text, worst_of_n(4)) == expected
+
+
+def test_every_form_is_readable_and_has_its_name() -> None:
+    for form in REWARDS:
+        kind = parse_reward(form, best_of_n(2), kl=0.5)
+        assert kind.name == ("power:3" if form == "one-shot" else form)
+
+
+def test_optimal_is_frozen_where_it_was_asked() -> None:
+    x = np.linspace(0, 1, 11)
+    by_kl = parse_reward("optimal", best_of_n(4), kl=0.5)
+    by_beta = parse_reward("optimal", best_of_n(4), beta=solve(best_of_n(4), kl=0.5).beta)
+    other = parse_reward("optimal", best_of_n(4), kl=1.0)
+    expected = solve(best_of_n(4), kl=0.5).transform(x)
+    assert by_kl(x) == pytest.approx(expected)  # type: ignore[operator]
+    assert by_beta(x) == pytest.approx(expected, rel=1e-6)  # type: ignore[operator]
+    assert other(x) != pytest.approx(expected, rel=1e-3)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("standardized", UnknownName, "Did you mean 'standardised'"),
+        ("rwa", UnknownName, "Did you mean 'raw'"),
+        ("expo:10", UnknownName, "Did you mean 'exp'"),
+        ("exp:ten", InputError, "expected a number"),
+        ("optimal", InputError, "name the procedure"),
+        ("one-shot", InputError, "name the procedure"),
+    ],
+)
+def test_a_name_that_cannot_be_read_says_what_to_type(text: str, error: type[InputError], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        parse_reward(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_optimal_without_a_place_is_refused() -> None:
+    with pytest.raises(InputError, match="one of beta and kl"):
+        parse_reward("optimal", best_of_n(4))
+
+
+@pytest.mark.parametrize(
+    ("anchors", "kind", "words"),
+    [
+        (held({"a": [1.0, 1.0], "b": [3.0, 3.0]}), Identity(), "same score"),
+        (held({"a": [BLANK, LATE], "b": [LATE, BLANK]}), Identity(), "no anchor was scored"),
+        (held({"a": [BLANK, BLANK]}), Raw(), "no anchor was scored"),
+        (held({"a": [1.0, LATE], "b": [LATE, 3.0]}), Identity(), "'a' has 1 anchors"),
+        (held({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0]}), Identity(), "one set of reference scores"),
+        (HeldAnchors(("a", "a"), Scored.all_scored([[1.0, 2.0], [1.0, 3.0]])), Identity(), "'a' has two rows"),
+        (HeldAnchors(("a",), Scored.all_scored([[1.0, 2.0], [1.0, 3.0]])), Identity(), "1 prompt ids"),
+        (HeldAnchors(("a",), Scored.all_scored([1.0])), Identity(), r"\[prompts, K\]"),
+    ],
+)
+def test_anchors_that_cannot_serve_are_refused_in_one_line(anchors: HeldAnchors, kind: Kind, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        CalibratedReward(anchors, kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_with_unjudgeable_anchors_alone_is_no_error_for_ranks() -> None:
+    reward = CalibratedReward(held({"a": [1.0, 2.0], "b": [BLANK, BLANK]}), Identity())
+    assert reward.ranks(["b", "b"], one(-9.0, BLANK)).tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("anchors", "kind", "words"),
+    [
+        (held({"a": [1.0, 2.0, 3.0], "b": [LATE, LATE, 3.0]}), Identity(), "'b' has 1 anchors"),
+        (held({"a": [1.0, 2.0], "b": [BLANK, BLANK]}), Raw(), "no anchor of prompt 'b'"),
+        (held({"a": [1.0, 2.0], "b": [BLANK, BLANK]}), Standardised(), "no anchor of prompt 'b'"),
+    ],
+)
+def test_a_prompt_that_cannot_serve_is_refused_where_it_is_asked_for(
+    anchors: HeldAnchors, kind: Kind, words: str
+) -> None:
+    reward = CalibratedReward(anchors, kind)
+    assert np.isfinite(reward.rewards(["a"], one(2.0))).all()
+    reward.require(["a"])
+    with pytest.raises(InputError, match=words):
+        reward.require(["a", "b"])
+    with pytest.raises(InputError, match=words):
+        reward.rewards(["b"], one(1.0))
+
+
+@pytest.mark.parametrize(("levels", "mid", "mean"), [(3, 0.555, 0.569), (5, 0.636, 0.651), (10, 0.736, 0.746)])
+def test_the_mean_over_a_tie_is_better_than_its_middle_where_many_tie(levels: int, mid: float, mean: float) -> None:
+    """J = W - beta KL for best-of-4 at beta .1 on levels of equal mass, by the exact sums over levels."""
+    p, beta, selection = np.full(levels, 1 / levels), 0.1, best_of_n(4)
+    anchors = HeldAnchors(("p",), Scored.all_scored(np.repeat(np.arange(levels), 60)[None]))
+    kind = parse_reward("optimal", selection, beta=beta)
+    found = {}
+    for ties in TIES:
+        rewards = CalibratedReward(anchors, kind, ties=ties).rewards(("p",), Scored.all_scored([np.arange(levels)]))[0]
+        f = tied_policy(rewards, beta, p)
+        found[ties] = tied_win_rate(f, p, selection).win - beta * tied_kl(f, p)
+    assert found == pytest.approx({"mid": mid, "mean": mean}, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Identity(), Log(), Exponential(10.0), Exponential(-10.0), Power(7.0)])
+def test_the_mean_over_a_tie_is_the_mean_of_broken_ties(kind: Transform) -> None:
+    """Against the middles of many narrow ties; and without a tie both say the same."""
+    anchors = held({"a": [0.0, *[1.0] * 7, 2.0, 3.0]})
+    mean = CalibratedReward(anchors, kind, ties="mean")
+    inset = 0.5 if isinstance(kind, Log) else 0.0
+    fine = (1 + inset + 7 * (np.arange(100_000) + 0.5) / 100_000) / (10 + 2 * inset)
+    expected = kind.normalised(fine).mean() - kind.reference_mean / kind.scale
+    assert mean.rewards(["a"], one(1.0))[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    between, mid = one(0.5, 2.5, 9.0), CalibratedReward(anchors, kind)
+    assert mean.rewards(["a"] * 3, between) == pytest.approx(mid.rewards(["a"] * 3, between))
+
+
+def test_responses_that_have_no_anchors_are_refused() -> None:
+    reward = CalibratedReward(HAND, Identity())
+    with pytest.raises(InputError, match="'c' has no anchors"):
+        reward.rewards(["a", "c"], one(1.0, 2.0))
+    with pytest.raises(InputError, match="3 prompt ids"):
+        reward.rewards(["a", "a", "b"], one(1.0, 2.0))

@@ -1,0 +1,248 @@
+"""Reference rollouts: the same whatever the order, the company and the resume point; what goes wrong, in one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
+from inferalign.core.records import read_records
+from inferalign.core.seeds import derive
+from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
+from inferalign.ctrl.rollout_records import KIND, read_rollouts
+from inferalign.ctrl.rollouts import Job, Local, Outcome, Roller, calibrate
+from inferalign.ctrl.scored import JUDGE, RESPONSE
+from inferalign.engines.table import ModelOptions, load
+from inferalign.procedures.base import Sampling
+from inferalign.procedures.sample import draw
+from inferalign.scorers.scripted import ScriptedScorer, Verdict
+from tests.ctrl.test_anchors import Chat, Engine
+from tests.toy import a_prompt, ngram_forward
+
+SHORT = Sampling(max_new_tokens=6)
+K = 5
+
+
+def judged(prompt: Prompt, answer: Completion) -> Verdict:
+    """Longer is better; what holds a B cannot be judged, what holds an A breaks the judge."""
+    if "B" in answer.text:
+        return Unscored("it holds a B", blame="response")
+    if "A" in answer.text:
+        return Unscored("it holds an A", blame="judge")
+    return Score(float(len(answer.text)) + len(prompt.text) / 100)
+
+
+def a_roller(rule: Callable[[Prompt, Completion], Verdict] = judged, *, seed: int = 7, context: int = 4096) -> Roller:
+    engine, chat = Engine(ngram_forward, Chat().decode, context), Chat()
+    return Roller(engine, chat, ScriptedScorer(rule), k=K, seed=seed, sampling=SHORT)  # type: ignore[arg-type]
+
+
+def prompts(n: int) -> list[Prompt]:
+    return [a_prompt(f"question {i}", f"p{i}") for i in range(n)]
+
+
+def made(run: Path, asked: Sequence[Prompt], roller: Roller | None = None, **more: Any) -> Outcome:
+    concurrency = more.pop("concurrency", 2)
+    return calibrate(Local(roller or a_roller(), concurrency), asked, run, k=K, seed=7, **more)
+
+
+def test_a_unit_is_k_keyed_draws_and_their_verdicts() -> None:
+    roller, prompt = a_roller(), a_prompt()
+    found = asyncio.run(roller(prompt))
+    drawn = asyncio.run(
+        draw(roller.engine, roller.chat, prompt, K, seed=derive(7, "anchors"), sampling=SHORT, usage=RoleUsage())
+    )
+    assert found.token_ids == tuple(each.token_ids for each in drawn)
+    assert found.logprobs == tuple(each.logprob for each in drawn)
+    assert found.stops == tuple(each.stop for each in drawn)
+    for place, each in enumerate(drawn):
+        verdict = judged(prompt, each)
+        if isinstance(verdict, Score):
+            assert found.scores.values[place] == verdict.value
+        else:
+            assert found.scores.blame[place] == {"response": RESPONSE, "judge": JUDGE}[verdict.blame]
+    assert sum(found.reasons.values()) == int((~found.scores.scored).sum())
+
+
+def test_generate_with_the_same_seed_draws_other_answers() -> None:
+    roller, prompt = a_roller(), a_prompt()
+    anchors = set(asyncio.run(roller(prompt)).token_ids)
+    samples = asyncio.run(draw(roller.engine, roller.chat, prompt, K, seed=7, sampling=SHORT, usage=RoleUsage()))
+    assert not anchors & {each.token_ids for each in samples}
+
+
+def test_more_rollouts_begin_with_the_fewer() -> None:
+    few, many = a_roller(), a_roller()
+    many.k = 2 * K
+    prompt = a_prompt()
+    assert asyncio.run(many(prompt)).token_ids[:K] == asyncio.run(few(prompt)).token_ids
+
+
+def test_order_concurrency_and_resume_change_nothing(tmp_path: Path) -> None:
+    asked = prompts(6)
+    whole = made(tmp_path / "a", asked, concurrency=1)
+    turned = made(tmp_path / "b", asked[::-1], concurrency=3)
+    for fewer in (1, 2):  # a kill after one, and after two more
+        with pytest.raises(Stop):
+            made(tmp_path / "c", asked, stopped_after(fewer), concurrency=1)
+    resumed = made(tmp_path / "c", asked)
+    assert whole.anchors
+    assert turned.anchors
+    assert resumed.anchors
+    assert len(list(read_records(tmp_path / "c"))) == 6
+    assert resumed.anchors.card.digest == whole.anchors.card.digest
+    assert turned.anchors.prompt_ids == whole.anchors.prompt_ids[::-1]
+    assert np.array_equal(turned.anchors.scores.values[::-1], whole.anchors.scores.values)
+    assert np.array_equal(turned.anchors.lengths[::-1], whole.anchors.lengths)
+
+
+class Stop(Exception):
+    """What stands for a kill: no error of ours."""
+
+
+def stopped_after(n: int) -> Roller:
+    left = [n * K]
+
+    def rule(prompt: Prompt, answer: Completion) -> Verdict:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+        return judged(prompt, answer)
+
+    return a_roller(rule)
+
+
+def test_the_anchors_are_what_was_recorded(tmp_path: Path) -> None:
+    asked = prompts(4)
+    found = made(tmp_path, asked)
+    assert found.anchors
+    assert (found.finished, found.anchors.prompt_ids) == (4, ("p0", "p1", "p2", "p3"))
+    assert found.tokens_per_second
+    assert found.tokens_per_second > 0
+    by_id = {each.prompt_id: each for each in read_rollouts(tmp_path)}
+    for row, prompt in enumerate(asked):
+        assert found.anchors.scores.row(row).values.tolist() == by_id[prompt.id].scores.values.tolist()
+        assert found.anchors.scores.row(row).blame.tolist() == by_id[prompt.id].scores.blame.tolist()
+        assert found.anchors.lengths[row].tolist() == [len(ids) for ids in by_id[prompt.id].token_ids]
+    new = sum(each.usage.generator.new_tokens for each in by_id.values())
+    assert found.anchors.card.usage["generator"]["new_tokens"] == new
+    assert sum(found.reasons.values()) == sum(found.anchors.card.unscored.values()) > 0
+
+
+def test_a_finished_run_is_read_and_not_made_again(tmp_path: Path) -> None:
+    first = made(tmp_path, prompts(2))
+    again = made(tmp_path, prompts(2), stopped_after(0))
+    assert first.anchors
+    assert again.anchors
+    assert again.anchors.card.digest == first.anchors.card.digest
+    assert again.tokens_per_second is None
+
+
+def test_two_shards_make_one_set(tmp_path: Path) -> None:
+    asked = prompts(6)
+    first = made(tmp_path / "parts", asked, shard="1/2")
+    assert first.anchors is None
+    assert 0 < first.finished < 6
+    second, whole = made(tmp_path / "parts", asked, shard="2/2"), made(tmp_path / "whole", asked)
+    assert second.anchors
+    assert whole.anchors
+    assert second.anchors.card.digest == whole.anchors.card.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: (prompts(3), a_roller()), "prompts_sha256 is"),
+        (lambda: ([*prompts(1), a_prompt("changed", "p1")], a_roller()), "prompts_sha256 is"),
+        (lambda: (prompts(2), hotter()), "sampling.temperature is 1.0 there and 1.5 here"),
+    ],
+)
+def test_a_run_of_another_setting_is_refused(
+    tmp_path: Path, change: Callable[[], tuple[list[Prompt], Roller]], said: str
+) -> None:
+    made(tmp_path, prompts(2))
+    asked, roller = change()
+    with pytest.raises(RunError, match="made by another configuration") as caught:
+        made(tmp_path, asked, roller)
+    assert said in str(caught.value)
+
+
+def hotter() -> Roller:
+    roller = a_roller()
+    roller.sampling = Sampling(max_new_tokens=6, temperature=1.5)
+    return roller
+
+
+def test_a_failed_prompt_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+    asked = [*prompts(2), a_prompt("long " * 40, "long")]
+    with pytest.raises(RunError, match="1 of 3 items failed: long:"):
+        made(tmp_path, asked, a_roller(context=60))
+    assert {record["id"] for record in read_records(tmp_path, KIND)} == {"p0", "p1"}
+
+
+def test_a_prompt_that_fills_the_context() -> None:
+    with pytest.raises(ContextOverflow):
+        asyncio.run(a_roller(context=5)(a_prompt("too long")))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=f"a score is {value}"):
+        asyncio.run(a_roller(lambda *_: Score(value))(a_prompt()))
+
+
+def test_one_verdict_a_response_is_required() -> None:
+    class Short(ScriptedScorer):
+        async def score(
+            self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage
+        ) -> list[Score | Unscored]:
+            return [Score(1.0)]
+
+    roller = a_roller()
+    roller.scorer = Short([])
+    with pytest.raises(InputError, match="gave 1 verdicts on 5 responses"):
+        asyncio.run(roller(a_prompt()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"k": 1}, "k is 1: calibration compares"),
+        ({"sampling": Sampling(temperature=0)}, "temperature is 0, and 5 rollouts would be one answer 5 times"),
+        ({"scorer": "oracle"}, "the oracle knows the truth that training is measured by"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_before_anything_is_loaded(change: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"model": "none", "scorer": "reward", "k": K, "seed": 0, "sampling": SHORT}
+    with pytest.raises(InputError, match=said):
+        Job(**(given | change))
+    Job(**(given | {"scorer": "oracle", "allow_oracle_guide": True}))
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    job = Job(model=str(tmp_path / "none"), scorer="self", k=K, seed=0, sampling=SHORT)
+    with pytest.raises(ModelError, match="there is no model directory"):
+        job.load()
+
+
+def test_the_shared_prefix_changes_no_rollout(llama_dir: Path, short_template: str) -> None:
+    """On a real engine: K draws in one batch are what K engines would draw alone, and the prompt is fed once."""
+    roller = Job(model=str(llama_dir), scorer=short_template, k=K, seed=3, sampling=SHORT).load()
+    prompt = a_prompt("How do I water a fern?")
+    together = asyncio.run(roller(prompt))
+    prefix = len(roller.chat.prompt_ids(prompt))
+    assert together.usage.generator.tokens_fed < prefix + K * SHORT.max_new_tokens
+    alone = load(str(llama_dir), ModelOptions())
+    one = asyncio.run(
+        draw(alone.engine, alone.chat, prompt, 1, seed=derive(3, "anchors"), sampling=SHORT, usage=RoleUsage())
+    )
+    assert one[0].token_ids == together.token_ids[0]
+    again = asyncio.run(roller(prompt))
+    assert again.token_ids == together.token_ids
+    assert again.scores.values.tolist() == pytest.approx(together.scores.values.tolist(), abs=1e-6)
+    assert roller.facts()["weights"].startswith("sha256:")

@@ -1,0 +1,269 @@
+"""A training of a small random model from end to end: what it writes, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
+from inferalign.core.types import Message, Prompt
+from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
+from inferalign.ctrl.run import train_ctrl
+from inferalign.ctrl.scored import Scored
+from inferalign.ctrl.settings import CtrlSettings
+from inferalign.ctrl.trainer import CtrlTrainer
+from inferalign.engines.chat import ChatFormat
+from inferalign.engines.weights import weights_digest
+from inferalign.procedures.base import Sampling
+
+QUICK = CtrlSettings(
+    beta=0.1,
+    steps=6,
+    batch_size=16,
+    generations=8,
+    warmup=1,
+    learning_rate=1e-3,
+    max_new_tokens=4,
+    checkpoint_every=2,
+    kl_gain=0.1,
+)
+PROMPTS = [Prompt(id=f"p{i}", messages=(Message(role="user", content=f"How {i}?"),)) for i in range(5)]
+
+
+class Killed(Exception):
+    pass
+
+
+def even_share(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+    """A reward that can be learned: the share of even token numbers."""
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+
+
+def trained(model: Path, out: Path, settings: CtrlSettings = QUICK, **more: Any) -> Any:
+    return train_ctrl(settings, model, PROMPTS, more.pop("reward", even_share), out, **more)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(folder / "model" / "model.safetensors")
+    return found
+
+
+def kill_at(last: int) -> Any:
+    def on_step(step: int, line: Any) -> None:
+        if step == last:
+            raise Killed
+
+    return on_step
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+
+
+def test_killed_twice_and_resumed_it_ends_at_the_same_weights(tmp_path: Path, llama_dir: Path) -> None:
+    """5 prompts and 2 a step: the second epoch begins within step 3, so that one resume lies past it."""
+    whole = trained(llama_dir, tmp_path / "whole")
+    for last in (3, 5):
+        with pytest.raises(Killed):
+            trained(llama_dir, tmp_path / "killed", on_step=kill_at(last))
+    steps: list[int] = []
+    again = trained(llama_dir, tmp_path / "killed", on_step=lambda step, line: steps.append(step))
+    assert steps == [5, 6]
+    a, b = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    assert (whole.kl, whole.beta) == (again.kl, again.beta)
+    timeless = [
+        [{k: v for k, v in line.items() if k != "step_time"} for line in lines(tmp_path / n)]
+        for n in ("whole", "killed")
+    ]
+    assert [line["kl_sequence"] for line in timeless[0]] == [line["kl_sequence"] for line in timeless[1]]
+    assert [line["step"] for line in timeless[1]] == [1, 2, 3, 4, 5, 6]
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
+    with pytest.raises(RunError, match="finished model"):
+        trained(llama_dir, tmp_path / "killed")
+
+
+def test_what_is_written_loads_as_any_model_and_moved(tmp_path: Path, llama_dir: Path) -> None:
+    made = trained(llama_dir, tmp_path / "out")
+    assert made.steps == 6
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "steps.jsonl"]
+    assert made.model == tmp_path / "out" / "model"
+    assert lines(tmp_path / "out")[0]["kl_sequence"] == pytest.approx(0, abs=1e-6)
+    assert made.kl == pytest.approx(lines(tmp_path / "out")[-1]["kl_sequence"])
+    AutoTokenizer.from_pretrained(made.model)
+    new, old = (AutoModelForCausalLM.from_pretrained(path) for path in (made.model, llama_dir))
+    assert not torch.equal(new.lm_head.weight, old.lm_head.weight)
+    assert new.generation_config.eos_token_id == old.generation_config.eos_token_id
+
+
+def test_a_reward_is_learned_and_an_async_one_is_the_same(tmp_path: Path, llama_dir: Path) -> None:
+    async def later(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        await asyncio.sleep(0)
+        return even_share(completion_ids)
+
+    longer = replace(QUICK, steps=8, batch_size=128, generations=32, learning_rate=2e-2, beta=0.02, kl_gain=0.0)
+    trained(llama_dir, tmp_path / "a", longer)
+    trained(llama_dir, tmp_path / "b", longer, reward=later)
+    rewards = [line["reward"] for line in lines(tmp_path / "a")]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
+    assert rewards == [line["reward"] for line in lines(tmp_path / "b")]
+    assert lines(tmp_path / "a")[-1]["kl_sequence"] > 0.02
+
+
+def test_another_training_in_the_same_place_is_refused(tmp_path: Path, llama_dir: Path) -> None:
+    with pytest.raises(Killed):
+        trained(llama_dir, tmp_path, on_step=kill_at(3))
+    for other in (replace(QUICK, seed=1), replace(QUICK, beta=0.2), replace(QUICK, learning_rate=2e-3)):
+        with pytest.raises(RunError, match="another training"):
+            trained(llama_dir, tmp_path, other)
+    with pytest.raises(RunError, match="another training"):
+        train_ctrl(QUICK, llama_dir, PROMPTS[:-1], even_share, tmp_path)
+    # how often it is kept decides nothing
+    trained(llama_dir, tmp_path, replace(QUICK, checkpoint_every=3))
+
+
+def test_micro_batches_give_the_same_training(tmp_path: Path, llama_dir: Path) -> None:
+    once = replace(QUICK, kl_gain=0.0, steps=3)
+    a = trained(llama_dir, tmp_path / "a", once)
+    b = trained(llama_dir, tmp_path / "b", replace(once, micro_batch=4))
+    assert b.kl == pytest.approx(a.kl, abs=2e-3)
+    assert [line["reward"] for line in lines(tmp_path / "b")][:1] == [line["reward"] for line in lines(tmp_path / "a")][
+        :1
+    ]
+
+
+def anchors_of(model: Path, **other: Any) -> AnchorSet:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    chat = ChatFormat(tokenizer, end_ids=[tokenizer.eos_token_id])
+    card = {
+        "model": "llama",
+        "weights": weights_digest(str(model)),
+        "engine": {},
+        "chat": dict(chat.describe()),
+        "sampling": sampling_facts(Sampling(temperature=1.0, max_new_tokens=4), chat),
+        "scorer": {"scorer": "even"},
+        "prompts_sha256": prompts_sha256(PROMPTS),
+        "k": 200,
+        "seed": 0,
+        **other,
+    }
+    values = np.random.default_rng(0).normal(size=(5, 200))
+    return AnchorSet.of(
+        AnchorCard(**card), [p.id for p in PROMPTS], Scored.all_scored(values), np.full((5, 200), 4, dtype=np.int32)
+    )
+
+
+def test_beta_is_found_from_the_anchors_and_those_of_another_model_are_refused(tmp_path: Path, llama_dir: Path) -> None:
+    wanted = replace(QUICK, beta=None, steps=2, transform="identity", kl_gain=0.0)
+    made = trained(llama_dir, tmp_path / "a", wanted, anchors=anchors_of(llama_dir))
+    assert made.beta == pytest.approx(0.2428, rel=0.05)  # the ideal one for identity at KL .5
+    for other in ({"weights": "sha256:0"}, {"prompts_sha256": "0"}, {"sampling": {"temperature": 0.7}}):
+        with pytest.raises(InputError, match="made otherwise"):
+            trained(llama_dir, tmp_path / "b", wanted, anchors=anchors_of(llama_dir, **other))
+    with pytest.raises(InputError, match="neither a beta nor anchors"):
+        trained(llama_dir, tmp_path / "c", wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 64}, "fewer than the 8 that a step takes"),
+        ({"processes": 2}, "1 processes are training and 2 were asked for"),
+        ({"lora_rank": 4}, "pip install 'peft'"),
+    ],
+)
+def test_what_cannot_mean_what_it_should_is_refused(
+    tmp_path: Path, llama_dir: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((InputError, RunError), match=message):
+        trained(llama_dir, tmp_path, replace(QUICK, **changes))
+
+
+def test_unusable_models_and_prompts_are_refused(tmp_path: Path, llama_dir: Path, gpt2_dir: Path) -> None:
+    with pytest.raises(ModelError, match="there is no model directory"):
+        trained(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(InputError, match="no chat template"):
+        trained(gpt2_dir, tmp_path / "out")
+    long = Prompt(id="long", messages=(Message(role="user", content="How? " * 200),))
+    with pytest.raises(ContextOverflow, match="'long' has"):
+        train_ctrl(QUICK, llama_dir, [*PROMPTS, long], even_share, tmp_path / "out")
+    with pytest.raises(InputError, match="the same id"):
+        train_ctrl(QUICK, llama_dir, [*PROMPTS, PROMPTS[0]], even_share, tmp_path / "out")
+
+
+def test_dropout_in_a_config_is_refused_or_switched_off(tmp_path: Path, llama_dir: Path, gpt2_dir: Path) -> None:
+    """GPT-2's dropout layers are switched off; a rate that attention passes on by itself is not, and is refused."""
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    trained(gpt2_dir, tmp_path / "gpt2", replace(QUICK, steps=2), chat_template=template)
+    assert lines(tmp_path / "gpt2")[0]["kl_sequence"] == pytest.approx(0, abs=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(llama_dir, attention_dropout=0.1)
+    model.save_pretrained(tmp_path / "drops")
+    AutoTokenizer.from_pretrained(llama_dir).save_pretrained(tmp_path / "drops")
+    with pytest.raises(ModelError, match=r"attention_dropout is 0\.1"):
+        trained(tmp_path / "drops", tmp_path / "out")
+
+
+def test_logged_kl_is_that_of_an_independent_rescore(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses of a step, scored again by plain forward passes of the policy of that step and of the start."""
+    kept: list[tuple[dict[str, torch.Tensor], Any, list[list[int]], list[list[int]]]] = []
+    current: list[CtrlTrainer] = []
+    original = CtrlTrainer._generate_and_score_completions
+
+    def spied(self: CtrlTrainer, inputs: Any) -> Any:
+        current[:] = [self]
+        return original(self, inputs)
+
+    def spy(prompts: Any, completion_ids: Any, **_: Any) -> list[float]:
+        state = {name: p.detach().clone() for name, p in current[0].model.named_parameters()}
+        kept.append((state, None, prompts, completion_ids))
+        return even_share(completion_ids)
+
+    monkeypatch.setattr(CtrlTrainer, "_generate_and_score_completions", spied)
+    strong = replace(QUICK, learning_rate=1e-2, steps=4, beta=0.02, kl_gain=0.0)
+    trained(llama_dir, tmp_path, strong, reward=spy)
+    logged = [line["kl_sequence"] for line in lines(tmp_path)]
+    base, policy = (AutoModelForCausalLM.from_pretrained(llama_dir).eval() for _ in range(2))
+    for (state, _, prompts, completions), kl in zip(kept, logged, strict=True):
+        policy.load_state_dict(state, strict=False)
+        found = [
+            log_probability(policy, list(x), list(y)) - log_probability(base, list(x), list(y))
+            for x, y in zip(prompts, completions, strict=True)
+        ]
+        assert kl == pytest.approx(math.fsum(found) / len(found), abs=1e-4)
+    assert logged[-1] > 0.01
+
+
+def log_probability(model: Any, prompt: list[int], response: list[int]) -> float:
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(dim=-1)
+    return sum(float(logits[len(prompt) + at - 1, token]) for at, token in enumerate(response))
+
+
+def test_the_models_own_generation_settings_do_not_bend_the_draws(tmp_path: Path, llama_dir: Path) -> None:
+    """A generation config that suppresses tokens would otherwise be obeyed in training; it is kept for the user."""
+    model = AutoModelForCausalLM.from_pretrained(llama_dir)
+    model.generation_config.suppress_tokens = list(range(100, 400))
+    model.save_pretrained(tmp_path / "bent")
+    AutoTokenizer.from_pretrained(llama_dir).save_pretrained(tmp_path / "bent")
+    seen: list[int] = []
+
+    def spy(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        seen.extend(token for ids in completion_ids for token in ids)
+        return even_share(completion_ids)
+
+    made = trained(tmp_path / "bent", tmp_path / "out", replace(QUICK, steps=2), reward=spy)
+    assert max(seen) >= 100
+    assert AutoModelForCausalLM.from_pretrained(made.model).generation_config.suppress_tokens is not None
