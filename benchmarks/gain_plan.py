@@ -1,0 +1,146 @@
+"""What a gain study is: its recipes, the settings that decide its numbers, and the costs it writes down."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from inferalign.core.files import read_json, write_json_atomic
+from inferalign.core.records import differences
+from inferalign.core.seeds import derive
+from inferalign.core.types import Prompt
+from inferalign.ctrl.settings import CtrlSettings
+from inferalign.procedures.base import Sampling
+from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.world import prompts
+from inferalign.theory.procedures import OfN, best_of_n, sample, worst_of_n
+
+KL = 0.5
+"""Nats at which recipes are held against each other."""
+BEST, WORST = "best-of-n:4", "worst-of-n:4"
+PROCEDURES: dict[str, OfN] = {"sample": sample(), BEST: best_of_n(4), WORST: worst_of_n(4)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way of training."""
+
+    name: str
+    procedure: str
+    """What it is trained for."""
+    transform: str
+    """Its text form; `fitted` is the best transform for the selector and the judge, m(v) measured on the anchors."""
+    offline: bool = False
+    """By regression on the anchors' own rollouts, in the place of fresh draws."""
+
+
+OFFLINE = find_spec("inferalign.ctrl.offline") is not None
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="identity", procedure="sample", transform="identity"),
+        Recipe(name="log", procedure=BEST, transform="log"),
+        Recipe(name="standardised", procedure="sample", transform="standardised"),
+        Recipe(name="raw", procedure="sample", transform="raw"),
+        Recipe(name="exp:10", procedure=BEST, transform="exp:10"),
+        Recipe(name="exp:-10", procedure=WORST, transform="exp:-10"),
+        Recipe(name="fitted-best", procedure=BEST, transform="fitted"),
+        Recipe(name="fitted-worst", procedure=WORST, transform="fitted"),
+        Recipe(name="offline:10", procedure=BEST, transform="exp:10", offline=True),
+        Recipe(name="offline:-10", procedure=WORST, transform="exp:-10", offline=True),
+    )
+    if OFFLINE or not recipe.offline
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that decides a study's numbers."""
+
+    model: str
+    reward: str
+    """A reward model's folder, or another scorer's text form."""
+    seed: int
+    recipes: tuple[str, ...]
+    kls: tuple[float, ...] = (0.4, 0.8)
+    """The KL targets of each sweep; what is measured is another."""
+    seeds: int = 3
+    """Trainings of each recipe and target."""
+    train: int = 40
+    """Training prompts a situation."""
+    test: int = 50
+    """Test prompts a situation."""
+    k: int = 128
+    """Anchors a training prompt."""
+    m: int = 16
+    """Answers of a trained policy a test prompt."""
+    base_m: int = 64
+    """Answers of the base model a test prompt."""
+    tokens: int = 64
+    """Tokens of an answer before it is cut."""
+    steps: int = 80
+    batch: int = 128
+    generations: int = 16
+    rate: float = 5e-4
+    situations: tuple[str, ...] = tuple(SITUATIONS)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=1.0, max_new_tokens=self.tokens)
+
+    def asked(self, split: str) -> list[Prompt]:
+        count, seed = (self.train if split == "train" else self.test), derive(self.seed, split) % 2**31
+        return [prompt for kind in self.situations for prompt in prompts(kind, count, seed, split)]
+
+    def settings(self, recipe: Recipe, kl: float, seed: int) -> CtrlSettings:
+        return CtrlSettings(
+            seed=derive(self.seed, "training", seed) % 2**31,
+            procedure=recipe.procedure,
+            transform=recipe.transform,
+            kl=kl,
+            steps=self.steps,
+            warmup=min(10, self.steps - 1),
+            batch_size=self.batch,
+            generations=self.generations,
+            max_new_tokens=self.tokens,
+            learning_rate=self.rate,
+            checkpoint_every=20,
+        )
+
+
+def keep_plan(out: Path, plan: Plan) -> None:
+    """Write the plan, or refuse a folder of another one."""
+    path, said = out / "config.json", json.loads(json.dumps(asdict(plan)))
+    if path.exists() and (changes := list(differences(read_json(path), said))):
+        raise SystemExit(
+            f"{out} holds another study ({'; '.join(changes)}): repeat it as it was, or name another --out"
+        )
+    write_json_atomic(path, said)
+
+
+@contextmanager
+def charged(folder: Path, what: str) -> Iterator[None]:
+    """Adds the CPU seconds of this process to the folder's costs, also when the work is stopped."""
+    began = time.process_time()
+    try:
+        yield
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "cost.jsonl").open("a") as file:
+            file.write(json.dumps({"what": what, "cpu": time.process_time() - began}) + "\n")
+
+
+def cpu_seconds(folder: Path, what: str = "") -> float:
+    """What a folder's work has cost so far, of the kinds that begin with `what`."""
+    lines = [json.loads(line) for line in (folder / "cost.jsonl").read_text().splitlines()]
+    return float(sum(line["cpu"] for line in lines if line["what"].startswith(what)))
+
+
+def tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
