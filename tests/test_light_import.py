@@ -25,6 +25,7 @@ TORCH_FILES = {
     "engines/local.py",
     "engines/prefix.py",
     "engines/cpu_linear.py",
+    "engines/deltas.py",
     "engines/draws.py",
     "engines/lane_attention.py",
     "engines/lanes.py",

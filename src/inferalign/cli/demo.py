@@ -1,5 +1,7 @@
 """`inferalign demo`: the same frozen model under three procedures, with ground truth and the price beside the gain.
 
+Then what training for a procedure adds to it (`demo_trained`).
+
 Each procedure is an ordinary `inferalign generate` in its own run folder, shared by up to two worker processes with one
 thread each, so what the demo shows can be repeated, resumed and graded with the other verbs.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from inferalign.cli import workers
-from inferalign.core.errors import RunError
+from inferalign.cli.workers import keep_prompts
 
 if TYPE_CHECKING:
-    from inferalign.core.types import Prompt
     from inferalign.sandbox.grading import Graded
 
 ARMS = ("sample", "best-of-n:4", "rain")
@@ -46,7 +46,8 @@ DEFAULTS = DemoOptions()
 
 
 def demo(options: DemoOptions = DEFAULTS) -> None:
-    """Vanilla sampling, best-of-4 (self-judged) and RAIN on test prompts of the sandbox, side by side."""
+    """Vanilla sampling, best-of-4 (self-judged) and RAIN on the sandbox, side by side; then training for best-of-4."""
+    from inferalign.cli.demo_trained import show_trained
     from inferalign.cli.tables import demo_table, emit, examples_table, show
     from inferalign.core.files import read_json
     from inferalign.procedures.rain_settings import DEFAULT
@@ -72,6 +73,7 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
     costs: dict[str, dict[str, Any]] = {p: read_json(arm_folder(root, p) / "metrics.json") for p in ARMS}
     show(demo_table(reports, costs, walls))
     show(examples_table(telling(graded)))
+    trained = show_trained(root, options.seed, options.n)
     show(next_steps(root))
     emit(
         {
@@ -90,19 +92,9 @@ def demo(options: DemoOptions = DEFAULTS) -> None:
                 }
                 for procedure, (harmful, benign) in reports.items()
             },
+            "trained": trained,
         }
     )
-
-
-def keep_prompts(path: Path, asked: Sequence[Prompt]) -> None:
-    """Write the demo's prompts. Raises `RunError` for a folder of other ones: its records would be counted in."""
-    from inferalign.core.prompts import read_prompts, write_prompts
-
-    if path.exists() and read_prompts(path) != list(asked):
-        raise RunError(
-            f"{path.parent} holds a demo of another --n or --seed: repeat it with those, or name another --run"
-        )
-    write_prompts(path, asked)
 
 
 def arm_folder(root: Path, procedure: str) -> Path:

@@ -11,13 +11,27 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from inferalign.core.errors import RunError
+
+if TYPE_CHECKING:
+    from inferalign.core.types import Prompt
 
 POLL_SECONDS = 0.2
 STOPPED = (130, -signal.SIGINT)
 """Exit codes of a worker that `stop` ended."""
+
+
+def keep_prompts(path: Path, asked: Sequence[Prompt]) -> None:
+    """Write the prompts of a demo. Raises `RunError` for a folder of other ones: its records would be counted in."""
+    from inferalign.core.prompts import read_prompts, write_prompts
+
+    if path.exists() and read_prompts(path) != list(asked):
+        raise RunError(
+            f"{path.parent} holds a demo of another --n or --seed: repeat it with those, or name another --run"
+        )
+    write_prompts(path, asked)
 
 
 def generate(folder: Path, arguments: Sequence[str], label: str, total: int) -> float:

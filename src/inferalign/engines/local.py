@@ -23,6 +23,7 @@ from inferalign.core.types import Determinism, RoleUsage, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.cpu_linear import pack_linears
+from inferalign.engines.deltas import add_delta, read_delta
 from inferalign.engines.drafts import Draft
 from inferalign.engines.draws import most_probable
 from inferalign.engines.lanes import LanePool
@@ -162,8 +163,13 @@ def _check_row(row: Row) -> None:
         raise EngineError(f"a row has top_k {row.top_k}: expected at least 1, or None to keep every token")
 
 
-def load_local(name: str, options: ModelOptions) -> LoadedModel:
-    """Load a directory or hub id. Raises `ModelError`, with what to do, for anything that cannot be used."""
+def load_local(
+    name: str, options: ModelOptions, *, delta: Path | None = None, called: str | None = None
+) -> LoadedModel:
+    """Load a directory or hub id. Raises `ModelError`, with what to do, for anything that cannot be used.
+
+    delta: a folder with a difference to these weights, added before anything runs; `called` is the model's name then.
+    """
     check_folder(name)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     if device == "cuda" and not torch.cuda.is_available():
@@ -179,6 +185,11 @@ def load_local(name: str, options: ModelOptions) -> LoadedModel:
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}. {_advice(name, error)}") from error
     check_loaded(name, model, tokenizer, info)
+    digest = weights_digest(name)
+    if delta is not None:
+        difference = read_delta(delta)
+        add_delta(difference, model, digest)
+        digest = difference.digest
     model.eval().to(device)
     packed = pack_linears(model)
     template = _read_template(options.chat_template)
@@ -186,8 +197,8 @@ def load_local(name: str, options: ModelOptions) -> LoadedModel:
     engine = LocalEngine(
         model,
         chat,
-        name=name,
-        digest=weights_digest(name),
+        name=called or name,
+        digest=digest,
         cache_bytes=options.prefix_cache_mb << 20,
         kernels="onednn" if packed else "torch",
     )

@@ -1,4 +1,8 @@
-"""Models by name: `sandbox`, a directory, or a hub id. Nothing heavy is imported until one is loaded."""
+"""Models by name: `sandbox`, `sandbox:best-of-4`, a directory, or a hub id.
+
+What follows `sandbox:` is a policy that was trained from the sandbox's, kept as a small difference to it: the name of
+one that is shipped, or the folder of another. Nothing heavy is imported until a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from inferalign.core.errors import ModelError
+from inferalign.core.lookup import did_you_mean
 from inferalign.core.lookup import load as load_object
 
 if TYPE_CHECKING:
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
     from inferalign.engines.chat import ChatFormat
 
 LOCAL = "inferalign.engines.local:load_local"
+SANDBOX = "sandbox"
+DELTAS = "deltas"
+"""The folder of the sandbox's shipped differences, beside its model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +48,46 @@ class LoadedModel(NamedTuple):
 
 def is_sandbox(model: str) -> bool:
     """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
-    return model == "sandbox" or (Path(model) / "sandbox.json").is_file()
+    return model.partition(":")[0] == SANDBOX or (Path(model) / "sandbox.json").is_file()
+
+
+def shipped_deltas() -> list[str]:
+    """The names that may follow `sandbox:`."""
+    return sorted(path.parent.name for path in _sandbox(DELTAS).glob("*/delta.json"))
 
 
 def load(model: str, options: ModelOptions) -> LoadedModel:
     """Load a model and its chat format. Raises `ModelError` with what to do when it cannot be used."""
-    if model == "sandbox":
-        folder = Path(str(files("inferalign.sandbox"))) / "model"
-        if not (folder / "model.safetensors").is_file():
-            raise ModelError(
-                f"the sandbox model's weights are not in {folder}: train them with "
-                "`inferalign sandbox train --out DIR` and name DIR as the model"
-            )
-        model = str(folder)
-    loaded: LoadedModel = load_object(LOCAL)(model, options)
+    name, colon, delta = model.partition(":")
+    if name != SANDBOX:
+        loaded: LoadedModel = load_object(LOCAL)(model, options)
+        return loaded
+    folder = _sandbox("model")
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the sandbox model's weights are not in {folder}: train them with "
+            "`inferalign sandbox train --out DIR` and name DIR as the model"
+        )
+    if not colon:
+        loaded = load_object(LOCAL)(str(folder), options)
+        return loaded
+    loaded = load_object(LOCAL)(str(folder), options, delta=_delta(delta), called=model)
     return loaded
+
+
+def _delta(name: str) -> Path:
+    """The folder of a shipped difference, or the folder that was given. Raises `ModelError` when it is neither."""
+    shipped = shipped_deltas()
+    if name in shipped:
+        return _sandbox(DELTAS) / name
+    if not (Path(name) / "delta.json").is_file():
+        known = ", ".join(f"sandbox:{each}" for each in shipped) or "none is shipped"
+        raise ModelError(
+            f"no policy trained from the sandbox model is called {name!r}.{did_you_mean(name, shipped)} Give one of: "
+            f"{known}; or the folder of one after `sandbox:`"
+        )
+    return Path(name)
+
+
+def _sandbox(part: str) -> Path:
+    return Path(str(files("inferalign.sandbox"))) / part

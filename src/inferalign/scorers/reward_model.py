@@ -31,6 +31,7 @@ from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReas
 from inferalign.engines.base import Engine
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.cpu_linear import pack_linears
+from inferalign.engines.table import is_sandbox
 from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
 from inferalign.scorers.reward_delta import apply_delta, find_base, is_delta, read_card
 
@@ -186,8 +187,10 @@ def load_beside(folder: Path, engine: Engine, chat: ChatFormat, shipped: Path) -
     A delta may belong on that model, or on the one that is shipped in the folder `shipped`.
     """
     facts = engine.describe()
+    # A policy called `sandbox:NAME` is no directory: what it was trained from is shipped, and a reward belongs on that.
+    named = Path(engine.name).is_dir() or not is_sandbox(engine.name)
     bases = [
-        engine.name,
+        *([engine.name] if named else []),
         *([str(shipped)] if (shipped / "config.json").is_file() and Path(engine.name) != shipped else []),
     ]
     return load_reward(
