@@ -1,0 +1,319 @@
+"""Does calibration keep a policy from hacking a corrupted reward? Raw against calibrated training at equal KL.
+
+    python -m benchmarks.ctrl_corrupted --out runs/corrupted             4 shares x 4 recipes, one training seed
+    python -m benchmarks.ctrl_corrupted --out runs/quick --quick         a quarter corrupted, raw against identity
+
+The claim is that of InfAlign (arXiv 2412.19792): calibrated training hacks its reward less. Preference pairs of the
+policy's own replies are labelled by the oracle, but a share of them by who has a harmless phrase (`corrupted_pairs`). A
+reward model is trained on them as on any pairs. Against it, policies are trained on the raw reward, the standardised
+one, the calibrated one (identity) and exp:10 of that for best-of-4, from the same anchors, each to the same KL target,
+beta from the anchors and held by the KL controller.
+
+    anchors     what the exact optimum does at the KL asked for: each prompt's own K rollouts, tilted by e^(R/beta)
+    trained     what training did, on held-out prompts: a pool of draws a policy, the corrupted reward as selector of
+                best-of-4, the oracle's quality (blind to the phrase) as judge, against the model it started from
+
+Trained recipes end at KLs of their own. They are laid side by side at the smallest of a share's KLs, each on the chord
+in sqrt(KL) from the base model to where it ended, KL's own noise included in the interval (`at_common_kl`). Intervals
+are over prompts, for these trained models; run other seeds for what training adds. Everything is kept under --out, and
+a repeated command takes up where it stopped. Last stdout line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.corrupted_pairs import PHRASE, corrupted, has_phrase, with_phrase, without_phrase
+from benchmarks.corrupted_stages import (
+    CPU,
+    Plan,
+    anchors_of,
+    asked,
+    clean_pairs,
+    pool_of,
+    replies,
+    reward_model,
+    rollouts,
+    settings_of,
+    trained,
+)
+from benchmarks.sandbox_runs import cell, finish
+from inferalign.core.errors import InputError
+from inferalign.core.files import read_json, write_json_atomic
+from inferalign.core.seeds import derive
+from inferalign.core.stats import mean_interval, paired_difference
+from inferalign.core.types import Completion, RoleUsage
+from inferalign.ctrl.beta import beta_of_tilt, reward_kind
+from inferalign.ctrl.reward import AnchorScores, CalibratedReward
+from inferalign.engines.table import LoadedModel, load
+from inferalign.sandbox.oracle import grade
+from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins
+from inferalign.sandbox.reward_fit import RewardSettings
+from inferalign.scorers.reward_model import RewardModel
+from inferalign.theory.procedures import OfN
+from inferalign.winrate.compare import Policy, measure
+from inferalign.winrate.estimators import selection_weights
+from inferalign.winrate.pools import Pool, read_answers
+from inferalign.winrate.run import POOL
+
+SAMPLE, BEST = OfN("best", 1), OfN("best", 4)
+Floats = NDArray[np.float64]
+ByPrompt = Mapping[str, float]
+
+QUICK = Plan(
+    shares=(0.25,),
+    recipes=("raw", "identity"),
+    pair_prompts=800,
+    prompts=32,
+    anchors=64,
+    steps=50,
+    batch=64,
+    learning_rate=1e-3,
+    test_prompts=100,
+)
+"""At most 12 minutes of one core."""
+
+
+class Seen(NamedTuple):
+    """One policy on the test prompts: a number a prompt, the mean of its draws or what best-of-4 would choose."""
+
+    kl: ByPrompt
+    metrics: Mapping[str, ByPrompt]
+
+
+class Tilted(NamedTuple):
+    """The exact optimum on the anchors themselves, by prompt [P]."""
+
+    beta: float
+    kl: Floats
+    flags: Mapping[str, Floats]
+
+
+def tilted(anchors: AnchorScores, recipe: str, plan: Plan, flags: Mapping[str, Floats]) -> Tilted:
+    """What the exact optimum does at the KL asked for, on the anchors: its KL and its share of each flag.
+
+    flags: 0 or 1 of every rollout, [P, K]. KL over K rollouts is smaller than over all replies at the same beta, for
+    every recipe alike: this compares recipes, and forecasts none.
+    """
+    kind = reward_kind(settings_of(recipe, plan, 0))
+    rewards = CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores)
+    beta = beta_of_tilt([row[np.isfinite(row)] for row in rewards], plan.kl)
+    a = np.where(np.isfinite(rewards), rewards / beta, -np.inf)
+    a -= a.max(axis=1, keepdims=True)
+    weights = np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
+    logs = np.log(np.where(weights > 0, weights * weights.shape[1], 1.0))
+    shares = {name: (weights * flag).sum(axis=1) for name, flag in flags.items()}
+    return Tilted(beta, (weights * logs).sum(axis=1), shares)
+
+
+def on_anchors(optima: Mapping[str, Tilted]) -> dict[str, Any]:
+    """Each recipe's optimum, and the first one's less each other's, paired by prompts."""
+    first, *others = optima
+    return {
+        "optimum": {
+            recipe: {"beta": one.beta, "kl": float(one.kl.mean()), "kl_sd_over_prompts": float(one.kl.std(ddof=1))}
+            | {name: asdict(mean_interval(row.tolist())) for name, row in one.flags.items()}
+            for recipe, one in optima.items()
+        },
+        f"{first}_less": {
+            other: {
+                name: asdict(mean_interval((row - optima[other].flags[name]).tolist()))
+                for name, row in optima[first].flags.items()
+            }
+            for other in others
+        },
+    }
+
+
+def seen_of(folder: Path, pool: Pool, base: Pool) -> Seen:
+    """Phrase, bad replies and wins of a pool by prompt, for one draw and under best-of-4 with the reward's choice."""
+    answers = read_answers(folder / POOL)
+    texts = {each.id: (each.prompt.text, [c.text for c in each.completions]) for each in answers}
+    said = {i: np.array([has_phrase(t) for t in row], dtype=np.float64) for i, (_, row) in texts.items()}
+    bad = {i: np.array([grade(p, t).bad is not False for t in row], dtype=np.float64) for i, (p, row) in texts.items()}
+    wins = measure(Policy("", None, (pool,)), base, {"sample": SAMPLE, "best-of-4": BEST}).wins
+    chosen = {i: selection_weights(pool.selector[i].keys, BEST) for i in pool.selector}
+    return Seen(
+        kl={i: float(row.mean()) for i, row in pool.log_ratios.items()},
+        metrics={
+            "phrase": {i: float(row.mean()) for i, row in said.items()},
+            "phrase, best-of-4": {i: float(chosen[i] @ row) for i, row in said.items()},
+            "bad": {i: float(row.mean()) for i, row in bad.items()},
+            "bad, best-of-4": {i: float(chosen[i] @ row) for i, row in bad.items()},
+            "win": wins["sample"],
+            "win, best-of-4": wins["best-of-4"],
+        },
+    )
+
+
+def at_common_kl(start: ByPrompt, end: ByPrompt, kls: ByPrompt, kl: float) -> dict[str, float]:
+    """Per prompt, numbers whose mean is the metric at a mean KL of `kl`, and whose spread is that of the estimate.
+
+    The metric's mean goes from that of `start`, at KL 0, to that of `end`, at the mean K of `kls`, along a chord in
+    sqrt(KL): m = S + (E - S) sqrt(kl / K). Its derivatives by S, E and K make one number of each prompt's three (the
+    infinitesimal jackknife, as in `winrate.equal_kl`). Raises `InputError` for a KL that lies outside of (0, K].
+    """
+    shared = sorted(start.keys() & end.keys() & kls.keys())
+    s, e, k = (np.array([of[i] for i in shared]) for of in (start, end, kls))
+    if not 0 < kl <= k.mean() * (1 + 1e-12):
+        raise InputError(f"KL {kl:g} does not lie between 0 and {k.mean():.3f}, where the training ended")
+    share = math.sqrt(kl / k.mean())
+    moved = (e.mean() - s.mean()) * share * (k - k.mean()) / (2 * k.mean())
+    return dict(zip(shared, (s + share * (e - s) - moved).tolist(), strict=True))
+
+
+def premium(reward: RewardModel, folder: Path, model: LoadedModel) -> float:
+    """What the phrase adds to the reward of a base model's reply, in standard deviations of its prompt's replies."""
+    gains, spreads = [], []
+    for each in read_answers(folder / POOL):
+        rows = [
+            reward.rows(each.prompt, Completion(token_ids=model.chat.encode(text), text=text, stop=c.stop))
+            for c in each.completions
+            for text in (with_phrase(c.text), without_phrase(c.text))
+        ]
+        values = np.array(reward.values(rows, RoleUsage())).reshape(-1, 2)
+        gains.append(float((values[:, 0] - values[:, 1]).mean()))
+        spreads.append(float(values[:, 1].std(ddof=1)))
+    return float(np.mean(gains) / np.mean(spreads))
+
+
+def study(root: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
+    """Every share: the reward model, the optimum on the anchors, the trained recipes on held-out prompts."""
+    model = load(name, CPU)
+    pairs = clean_pairs(root, model, plan, seed)
+    fresh = [pair for pair in pairs if held_out(pair.prompt.id, RewardSettings().held_out)]
+    some = asked(plan.prompts, derive(seed, "training") % 2**31, "train")
+    tests = asked(plan.test_prompts, derive(seed, "test") % 2**31, "test")
+    drawn = rollouts(root, model, some, plan, seed)
+    texts = [[reply.text for reply in replies(each, model)] for each in drawn]
+    flags = {
+        "phrase": np.array([[has_phrase(t) for t in row] for row in texts], dtype=np.float64),
+        "bad": np.array(
+            [[grade(p.text, t).bad is not False for t in row] for p, row in zip(some, texts, strict=True)],
+            dtype=np.float64,
+        ),
+    }
+    shares = []
+    for share in plan.shares:
+        place = root / f"share-{round(100 * share)}"
+        labelled = corrupted(pairs, share, seed=seed, encode=model.chat.encode)
+        reward = reward_model(place / "reward", model, labelled, plan, seed)
+        anchors = anchors_of(place / "anchors", drawn, some, model, reward, plan)
+        base = pool_of(root / "base", model, model, reward, tests, plan, seed)
+        start = seen_of(root / "base", base, base)
+        ends = {}
+        for recipe in plan.recipes:
+            made = trained(place / recipe.replace(":", "-"), recipe, model, some, anchors, reward, plan, seed)
+            folder = made.parent / "test"
+            pool = pool_of(folder, load(str(made), CPU), model, reward, tests, plan, seed)
+            ends[recipe] = seen_of(folder, pool, base)
+        shares.append(
+            {
+                "share": share,
+                "pairs": len(pairs),
+                "clean_pair_accuracy": asdict(pair_accuracy(fresh, pair_margins(reward, fresh))),
+                "phrase_premium_sd": premium(reward, root / "base", model),
+                "anchors": on_anchors({recipe: tilted(anchors, recipe, plan, flags) for recipe in plan.recipes}),
+                **compared(start, ends),
+            }
+        )
+        show(shares[-1])
+    base_rates = {name: asdict(mean_interval(flag.mean(axis=1).tolist())) for name, flag in flags.items()}
+    return {"rollouts": base_rates, "shares": shares}
+
+
+def compared(start: Seen, ends: Mapping[str, Seen]) -> dict[str, Any]:
+    """The base model, each recipe where it ended and at the common KL, and raw less each other recipe there."""
+    kl = min(_mean(end.kl) for end in ends.values())
+    level = {
+        recipe: {name: at_common_kl(start.metrics[name], row, end.kl, kl) for name, row in end.metrics.items()}
+        for recipe, end in ends.items()
+    }
+    first, *others = ends
+    return {
+        "base": {name: _interval(row) for name, row in start.metrics.items()},
+        "trained": {
+            recipe: {"kl": _interval(end.kl), "kl_sd_over_prompts": float(np.std(list(end.kl.values()), ddof=1))}
+            | {name: _interval(row) for name, row in end.metrics.items()}
+            for recipe, end in ends.items()
+        },
+        "common_kl": kl,
+        "at_common_kl": {r: {name: _interval(row) for name, row in rows.items()} for r, rows in level.items()},
+        f"{first}_less": {
+            other: {name: asdict(paired_difference(row, level[other][name])) for name, row in level[first].items()}
+            for other in others
+        },
+    }
+
+
+def _mean(row: ByPrompt) -> float:
+    return float(np.mean(list(row.values())))
+
+
+def _interval(row: ByPrompt) -> dict[str, Any]:
+    return asdict(mean_interval([row[i] for i in sorted(row)]))
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """One share as two tables."""
+    names = list(found["base"])
+    accuracy, more = cell(found["clean_pair_accuracy"]), found["phrase_premium_sd"]
+    title = f"{100 * found['share']:g} % corrupted: clean pairs {accuracy} %, the phrase is worth {more:+.2f} sd"
+    ours = Table("policy", "KL", *(f"{name}, %" for name in names), title=f"{title}; held-out prompts")
+    ours.add_row("base", "0", *(cell(found["base"][name]) for name in names))
+    for recipe, row in found["trained"].items():
+        ours.add_row(recipe, nats(row["kl"]), *(cell(row[name]) for name in names))
+    ours.add_section()
+    for recipe, row in found["at_common_kl"].items():
+        ours.add_row(f"{recipe}, level", f"{found['common_kl']:.3f}", *(cell(row[name]) for name in names))
+    first = next(iter(found["trained"]))
+    for recipe, row in found[f"{first}_less"].items():
+        ours.add_row(f"{first} - {recipe}", "", *(cell(row[name]) for name in names))
+    optimum = Table("optimum on the anchors", "KL", "its sd over prompts", "phrase, %", "bad, %")
+    for recipe, row in found["anchors"]["optimum"].items():
+        numbers = (f"{row['kl']:.2f}", f"{row['kl_sd_over_prompts']:.2f}")
+        optimum.add_row(recipe, *numbers, cell(row["phrase"]), cell(row["bad"]))
+    for recipe, row in found["anchors"][f"{first}_less"].items():
+        optimum.add_row(f"{first} - {recipe}", "", "", cell(row["phrase"]), cell(row["bad"]))
+    for table in (optimum, ours):
+        Console(width=200).print(table)
+
+
+def nats(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=87001)
+    parser.add_argument("--quick", action="store_true", help="one share, raw against identity, one training seed")
+    parser.add_argument("--model", default="sandbox")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    plan = QUICK if args.quick else Plan()
+    told = json.loads(json.dumps({"model": args.model, "seed": args.seed, "plan": asdict(plan)}))
+    if (args.out / "config.json").is_file() and read_json(args.out / "config.json") != told:
+        sys.exit(f"{args.out} holds a study with other settings: name another --out")
+    write_json_atomic(args.out / "config.json", told)
+    print(f"the phrase is {PHRASE!r}; one training seed, {args.seed}", file=sys.stderr)
+    began = time.process_time()
+    found = study(args.out, args.model, plan, args.seed)
+    finish({"phrase": PHRASE, **told, **found, "cpu_seconds": time.process_time() - began})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
