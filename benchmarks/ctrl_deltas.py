@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, tell
-from benchmarks.gain_runs import IN_FLIGHT, Point, opened, point_folder, study
+from benchmarks.gain_runs import IN_FLIGHT, Point, opened, point_folder, stretch_for, study
 from benchmarks.gain_statistics import nearest
 from benchmarks.sandbox_runs import cell, finish
 from inferalign import api
@@ -41,8 +40,8 @@ from inferalign.winrate.run import POOL, judged_pool
 
 MADE = {"identity": "identity", "exp:10": "best-of-4"}
 """The recipe, and what its difference is called."""
-STRETCHES = 2
-"""Corrections of the scale: KL is about its square."""
+STRETCHES = 3
+"""Corrections of the scale."""
 STRETCH_DRAWS = 8
 """Answers a training prompt that a correction is measured on."""
 
@@ -89,7 +88,7 @@ def make(
         write_delta(start, trained, out, most_bytes=most_bytes, scale=scale)
         kl = mean_kl(pool(work / f"stretch-{attempt}", plan, out, plan.asked("train"), STRETCH_DRAWS))
         tell(f"{out.name}: scale {scale:.3f} has KL {kl:.3f} on the training prompts")
-        scale *= math.sqrt(KL / kl)
+        scale *= stretch_for(KL, kl)
     write_delta(start, trained, out, most_bytes=most_bytes, scale=scale)
     final = pool(work / "test", plan, out, plan.asked("test"), plan.m)
     result = measured(final, base, out.name)

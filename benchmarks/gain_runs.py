@@ -122,10 +122,7 @@ def either(*task: Any) -> Any:
 
 
 def widening(points: Sequence[Point]) -> list[tuple[str, float, int, float]]:
-    """For each sweep that does not enclose the KL, what to stretch next and how far: by the KLs that were measured.
-
-    KL is about the square of the scale, and one step is at most a doubling.
-    """
+    """For each sweep that does not enclose the KL, what to stretch next and how far: by the KLs that were measured."""
     wanted = []
     for recipe, seed in dict.fromkeys((point.recipe, point.seed) for point in points):
         sweep = [point for point in points if (point.recipe, point.seed) == (recipe, seed)]
@@ -133,9 +130,16 @@ def widening(points: Sequence[Point]) -> list[tuple[str, float, int, float]]:
         if low.kl <= KL <= high.kl:
             continue
         near, aim = (high, BEYOND * KL) if high.kl < KL else (low, KL / BEYOND)
-        factor = min(max((aim / max(near.kl, 1e-6)) ** 0.5, 0.5), 2.0)
-        wanted.append((recipe, near.target, seed, round(near.scale * factor, 3)))
+        wanted.append((recipe, near.target, seed, round(near.scale * stretch_for(aim, near.kl), 3)))
     return wanted
+
+
+def stretch_for(aim: float, kl: float) -> float:
+    """What to multiply a policy's difference to the base by, so that its KL of `kl` becomes about `aim`.
+
+    KL is about the square of the scale, and one step is at most a doubling: a measured KL may be near 0, or below.
+    """
+    return min(max((aim / max(kl, 1e-6)) ** 0.5, 0.5), 2.0)
 
 
 @contextmanager
