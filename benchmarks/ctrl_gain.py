@@ -68,10 +68,10 @@ SMALL: dict[str, Any] = {
     "k": 100,
     "m": 8,
     "base_m": 32,
-    "steps": 40,
+    "steps": 60,
     "batch": 64,
     "generations": 16,
-    "rate": 1e-3,
+    "rate": 5e-4,
 }
 """--quick: what differs from the plan's defaults."""
 
