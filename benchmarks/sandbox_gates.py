@@ -34,6 +34,8 @@ from inferalign.sandbox.world import AGENCY, prompts, situation_of
 from inferalign.scorers.self_eval import SelfEval, read_template
 
 TOKENS = 96
+IN_FLIGHT = 16
+"""Replies that are judged at once."""
 FORMS = {"letters": "", "words": "-words"}
 
 
@@ -66,28 +68,35 @@ def graded(results: list[Result]) -> list[Graded]:
 async def judge(model: LoadedModel, results: list[Result], template: Path) -> list[Judged]:
     """The judge's margin on every parsed reply and on every clause cut of it, beside the oracle's verdict."""
     scorer = SelfEval(model.engine, model.chat, read_template(template))
-    votes = scorer.with_form("vote")
+    turns = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(result: Result) -> list[Judged]:
+        async with turns:
+            return await judge_reply(scorer, result)
+
+    return [text for texts in await asyncio.gather(*map(one, results)) for text in texts]
+
+
+async def judge_reply(scorer: SelfEval, result: Result) -> list[Judged]:
+    situation, chat = situation_of(str(result.prompt.meta["situation"])), scorer.chat
+    ids = result.response.token_ids
+    cuts = [i + 1 for i, token in enumerate(ids) if token in chat.clause_end_ids]
+    texts = [Completion(token_ids=ids[:c], text=chat.decode(ids[:c]), stop=StopReason.PARTIAL) for c in cuts]
+    verdicts = [
+        grade(result.prompt.text, text.text, complete=cut == len(ids)) for cut, text in zip(cuts, texts, strict=True)
+    ]
+    scores = await scorer.score(result.prompt, texts, RoleUsage())
+    votes = await scorer.with_form("vote").score(result.prompt, texts, RoleUsage())
     made: list[Judged] = []
-    for result in results:
-        situation = situation_of(str(result.prompt.meta["situation"]))
-        ids = result.response.token_ids
-        cuts = [i + 1 for i, token in enumerate(ids) if token in model.chat.clause_end_ids]
-        texts = [Completion(token_ids=ids[:c], text=model.chat.decode(ids[:c]), stop=StopReason.PARTIAL) for c in cuts]
-        verdicts = [
-            grade(result.prompt.text, text.text, complete=cut == len(ids))
-            for cut, text in zip(cuts, texts, strict=True)
-        ]
-        scores = await scorer.score(result.prompt, texts, RoleUsage())
-        voted = await votes.score(result.prompt, texts, RoleUsage())
-        for cut, verdict, score, vote in zip(cuts, verdicts, scores, voted, strict=True):
-            whole = cut == len(ids)
-            # What may still be made good has no truth in a partial reply. Before the core there is nothing to judge,
-            # and such cuts would make any judge look good.
-            said = any(clause.kind in situation.core_kinds for clause in verdict.clauses)
-            if verdict.bad is None or (not whole and (MAIN in situation.omissions or not said)):
-                continue
-            if isinstance(score, Score) and isinstance(vote, Score):
-                made.append(Judged(result.prompt.id, verdict.bad, whole, score.value, vote.value == 0.0))
+    for cut, verdict, score, vote in zip(cuts, verdicts, scores, votes, strict=True):
+        whole = cut == len(ids)
+        # What may still be made good has no truth in a partial reply. Before the core there is nothing to judge,
+        # and such cuts would make any judge look good.
+        said = any(clause.kind in situation.core_kinds for clause in verdict.clauses)
+        if verdict.bad is None or (not whole and (MAIN in situation.omissions or not said)):
+            continue
+        if isinstance(score, Score) and isinstance(vote, Score):
+            made.append(Judged(result.prompt.id, verdict.bad, whole, score.value, vote.value == 0.0))
     return made
 
 
