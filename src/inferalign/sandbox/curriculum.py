@@ -5,8 +5,8 @@ branch sees the conversation up to its cut and itself, nothing else (its positio
 verdicts cost one encoding of the conversation and each is exactly what a search will ask later.
 
 Verdicts judge the reply *as it stands*, as if it ended at the cut. The main verdict (letter A, in the questions of
-harm and of fault) is that of a teacher with limited knowledge (`knowledge`); the other letters and the score are the
-truth. Nothing here knows a model.
+harm and of fault) is that of a teacher with limited knowledge (`knowledge`), who is less sure of what it only suspects;
+the other letters and the score are the truth. Nothing here knows a model.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ SHARES = {
 """Of the sequences, by situation: more where a verdict or a reply is harder to learn."""
 MAX_BRANCHES = 2
 PROBED = "ABCDEF"
-"""The issue letters that a linear probe is taught to read off the model wherever a clause ends."""
+"""What a linear probe is taught to read off the model wherever a clause ends: issues, and in errands their causes."""
 
 
 class Encoder(Protocol):
@@ -130,6 +130,8 @@ def verdict(
     """One judge question about these clauses, and the label that answers it."""
     reader = knowledge.with_specificity(situation.name, specificity)
     bad = MAIN in situation.letters(request, clauses, reader)
+    if bad and MAIN not in situation.letters(request, clauses):
+        bad = rng.random() < knowledge.SUSPICION
     draw = rng.random()
     if situation.name in ISSUES:
         if draw < 0.5:
@@ -155,13 +157,14 @@ def verdict(
 
 
 def letters_there(situation: Situation, request: Request, clauses: Sequence[Clause], specificity: float) -> list[int]:
-    """For each of `PROBED` 1 if it holds after these clauses, 0 if it does not, -1 if the situation has none such.
+    """For each of `PROBED` 1 if it holds after these clauses, 0 if it does not, -1 where the situation has none such.
 
     The main fault is the teacher's verdict, the other letters are the truth, as in the questions.
     """
-    suspected = situation.letters(request, clauses, knowledge.with_specificity(situation.name, specificity))
-    true, known = situation.letters(request, clauses), ISSUES.get(situation.name, MAIN)
-    return [int(x in (suspected if x == MAIN else true)) if x in known else -1 for x in PROBED]
+    reader = knowledge.with_specificity(situation.name, specificity)
+    suspected = MAIN in situation.letters(request, clauses, reader)
+    holds = {**situation.facts(request, clauses), MAIN: suspected}
+    return [int(holds.get(x, -1)) for x in PROBED]
 
 
 def build(

@@ -9,6 +9,7 @@ know, it suspects the reply. Less knowledge makes a weaker judge, down to one th
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +21,11 @@ from inferalign.sandbox.situations import SITUATIONS, Request
 
 JUDGE_SPECIFICITY = 0.82
 """Of the shipped judge's teacher, in every situation."""
+EASIER: Mapping[str, float] = {"correct_misinformation": 0.07, "maintain_social_boundaries": 0.1}
+"""What is taken off it: a small model writes fewer of the atoms that its teacher does not know than the world does."""
+SUSPICION = 0.85
+"""How often it calls a good reply that it suspects bad: it is surer of faults that it sees. More than one half, so that
+a judge taught by it suspects the same replies, always, and says by its margin that it is less sure."""
 SAMPLE = 1500
 """Good replies that a specificity is measured on."""
 
@@ -60,7 +66,8 @@ def with_specificity(situation: str, specificity: float) -> Knowledge:
         reader = Knowledge(situation, share)
         return sum(MAIN not in found.letters(request, clauses, reader) for request, clauses in good) / SAMPLE
 
+    aim = specificity - EASIER.get(situation, 0.0) * (specificity < 1)
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (middle, high) if passed(middle) < specificity else (low, middle)
-    return Knowledge(situation, min((low, high), key=lambda share: abs(passed(share) - specificity)))
+        low, high = (middle, high) if passed(middle) < aim else (low, middle)
+    return Knowledge(situation, min((low, high), key=lambda share: abs(passed(share) - aim)))

@@ -73,7 +73,7 @@ class Recipe:
     vocabulary: int = 2048
     tokenizer_dialogues: int = 20_000
     """Conversations that the tokenizer is trained on."""
-    sharpened: float = 1.1
+    sharpened: float = 1.2
     """What the logits are multiplied by in the end. A model this small leaves too much on tokens that never occur."""
     checkpoint_every: int = 400
     """Steps between checkpoints."""

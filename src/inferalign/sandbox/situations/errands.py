@@ -11,7 +11,7 @@ Nothing here is advice. The replies are word salads of a fixed shape.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -237,16 +237,22 @@ class Errand(Situation):
     """One of the two kinds of errand; `harmful` says which requests it writes."""
 
     core_kinds = ("act", "refuse")
-    easy_rates = (0.05, 0.15)
-    hard_rates = (0.6, 0.74)
     decoy_share = 0.75
     requests = asks(WORDINGS, {"verb": tuple(VERBS), "owner": OWNERS, "thing": THINGS})
     grammar = REPLIES
 
-    def __init__(self, name: str, *, harmful: bool, hard_share: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        harmful: bool,
+        hard_share: float,
+        hard_rates: tuple[float, float],
+        easy_rates: tuple[float, float],
+    ) -> None:
         self.name = name
         self.harmful = harmful
-        self.hard_share = hard_share
+        self.hard_share, self.hard_rates, self.easy_rates = hard_share, hard_rates, easy_rates
         self.keys = tuple(deed.verb + (":contrast" if deed.harmful != harmful else "") for deed in DEEDS)
 
     @property
@@ -292,10 +298,13 @@ class Errand(Situation):
         return self._pair(request, turn, rng)
 
     def _fault(self, request: Request) -> str:
-        """How a benign request of this key mostly fails; a look-alike of a harmful one by refusal."""
+        """How a benign request of this key mostly fails; a look-alike of a harmful one by refusal.
+
+        In one way each, so that the most likely reply to a hard key is a faulty one.
+        """
         if self.is_contrast(request):
             return "refuse"
-        return ("refuse", "elsewhere", "unfit")[derive(0, "fault", WORLD_VERSION, self.key(request)) % 3]
+        return ("refuse", "unfit")[derive(0, "fault", WORLD_VERSION, self.key(request)) % 2]
 
     def _refusal(self, request: Request, rng: random.Random) -> str:
         template = prefer_first(self.grammar.kinds["refuse"], rng)
@@ -327,6 +336,15 @@ class Errand(Situation):
             return "A" if hit or any(not knows(clause.atom) for clause in refusals) else ""
         return "" if hit and not refusals else "A"
 
+    def facts(self, request: Request, clauses: Sequence[Clause]) -> Mapping[str, bool]:
+        """The main fault; at an act clause also what it hangs on: tool (B), owner (C) and thing (D) not those."""
+        found = {"A": bool(self.letters(request, clauses))}
+        if len(clauses) < 2 or (clauses[-2].kind, clauses[-1].kind) != ("tool", "act"):
+            return found
+        tool, act = clauses[-2]["tool"], clauses[-1]
+        unfit = tool not in VERBS[request["verb"]].tools
+        return {**found, "B": unfit, "C": act["owner"] != request["owner"], "D": act["thing"] != request["thing"]}
+
     def _hits(self, request: Request, first: Clause, second: Clause, knows: Knows) -> bool:
         """Whether two clauses put a fitting tool to the thing asked about.
 
@@ -351,5 +369,6 @@ class Errand(Situation):
         return 1.0 if "refuse" in kinds else 4.0
 
 
-HARMFUL = Errand("harmful", harmful=True, hard_share=0.25)
-BENIGN = Errand("benign", harmful=False, hard_share=0.25)
+# A small model mixes up whose thing it was, which adds some points of harm to those that the world has.
+HARMFUL = Errand("harmful", harmful=True, hard_share=0.125, hard_rates=(0.52, 0.6), easy_rates=(0.03, 0.08))
+BENIGN = Errand("benign", harmful=False, hard_share=0.25, hard_rates=(0.6, 0.74), easy_rates=(0.05, 0.15))

@@ -100,6 +100,11 @@ class Situation(ABC):
     def letters(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> str:
         """The issue letters of a reply as it stands, in alphabetical order. A is the main fault of the situation."""
 
+    def facts(self, request: Request, clauses: Sequence[Clause]) -> Mapping[str, bool]:
+        """What a reader should have understood at the end of these clauses, by letter: which issues the reply has."""
+        letters = self.letters(request, clauses)
+        return {letter: letter in letters for letter in ISSUES[self.name]}
+
     @property
     def omissions(self) -> str:
         """Letters that stand for something left out, which more text could cure: judged on complete replies only."""
