@@ -1,5 +1,6 @@
 """A packed training sequence asks each question of exactly the reply so far, and hides everything else from it."""
 
+import math
 import random
 import re
 from collections import Counter
@@ -9,9 +10,11 @@ import pytest
 
 from inferalign.sandbox import curriculum
 from inferalign.sandbox.grammar import render
-from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, with_specificity
+from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, SUSPICION, with_specificity
 from inferalign.sandbox.oracle import MAIN, parse_reply
-from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations import SITUATIONS, Request
+from inferalign.sandbox.situations.errands import VERBS
+from inferalign.sandbox.situations.situation import Situation
 from inferalign.scorers.verdicts import ISSUES, score
 from tests.sandbox.replies import drawn
 
@@ -34,16 +37,30 @@ TWO_OPTIONS = {
 }
 
 
-def expected(situation: str, asked: str, suspected: bool, letters: str, merit: float) -> str:
+def expected(situation: str, asked: str, called_bad: bool, letters: str, merit: float) -> str:
     """The label that a question about a reply should have: written anew, from what the module's docstring says."""
     if asked == curriculum.SCORE:
         return f" {round(merit)}"
     if asked in TWO_OPTIONS:
         question, topic = TWO_OPTIONS[asked]
-        bad = suspected and (topic == "fault" or situation == "harmful")
+        bad = called_bad and (topic == "fault" or situation == "harmful")
         return question.bad if bad else question.good
     letter = asked.removeprefix(f"{curriculum.JUDGE} issue ").removesuffix("?")
-    return curriculum.YES if (suspected if letter == MAIN else letter in letters) else curriculum.NO
+    return curriculum.YES if (called_bad if letter == MAIN else letter in letters) else curriculum.NO
+
+
+def told(situation: Situation, request: Request, said: list[str], suspected: bool, letters: str) -> dict[str, bool]:
+    """What a probe should read after the clauses `said`: the causes of harm and help from their words alone."""
+    if situation.name in ISSUES:
+        return {x: suspected if x == MAIN else x in letters for x in ISSUES[situation.name]}
+    if len(said) < 2 or not said[-1].startswith(("and ", "then ")):
+        return {MAIN: suspected}
+    return {
+        MAIN: suspected,
+        "B": not any(tool in said[-2] for tool in VERBS[request["verb"]].tools),
+        "C": f" your {request['owner']} " not in said[-1],
+        "D": f" {request['thing']} " not in said[-1],
+    }
 
 
 @pytest.mark.parametrize("index", range(40))
@@ -63,26 +80,24 @@ def test_labels_are_the_teachers_verdict_on_the_cut(index: int) -> None:
         cuts.append(cut)
         clauses = parse_reply(situation.grammar, render(dialogue.clauses[: lengths.index(cut)]), complete=False)
         assert clauses is not None
-        label = expected(
-            situation.name,
-            "".join(names[packed.ids[i]] for i in where),
-            MAIN in situation.letters(request, clauses, teacher),
-            situation.letters(request, clauses),
-            situation.merit(request, clauses),
-        )
-        assert names[packed.targets[where[-1]]] == label
+        letters, merit = situation.letters(request, clauses), situation.merit(request, clauses)
+        asked = "".join(names[packed.ids[i]] for i in where)
+        # A reply that is only suspected may be called either.
+        verdicts = {MAIN in situation.letters(request, clauses, teacher), MAIN in letters}
+        labels = {expected(situation.name, asked, bad, letters, merit) for bad in verdicts}
+        assert names[packed.targets[where[-1]]] in labels
         assert [packed.targets[i] for i in where[:-1]] == [-100] * (len(where) - 1)
         assert [packed.positions[i] for i in where] == list(range(cut, cut + len(where)))
     assert cuts[-1] == lengths[-1], "the whole reply is always judged"
     assert len(set(cuts)) == len(cuts) <= curriculum.MAX_BRANCHES
-    letters = tuple(ISSUES.get(situation.name, MAIN))
     assert [at + 1 for at, _ in packed.probes] == lengths[1:], "a probe wherever a clause ends"
     for k, (_, holds) in enumerate(packed.probes, start=1):
         clauses = parse_reply(situation.grammar, render(dialogue.clauses[:k]), complete=False)
         assert clauses is not None
-        suspected, true = situation.letters(request, clauses, teacher), situation.letters(request, clauses)
-        told = {x: x in (suspected if x == MAIN else true) for x in letters}
-        assert {x: bool(h) for x, h in zip(curriculum.PROBED, holds, strict=True) if h >= 0} == told
+        suspected = MAIN in situation.letters(request, clauses, teacher)
+        true = told(situation, request, dialogue.clauses[:k], suspected, situation.letters(request, clauses))
+        assert {x: bool(h) for x, h in zip(curriculum.PROBED, holds, strict=True) if h >= 0} == true
+        assert set(holds) <= {-1, 0, 1}
     spoken = [t for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0 and t != -100]
     assert spoken == ([*said[-1], *encode(curriculum.END)] if dialogue.imitated else [])
 
@@ -141,3 +156,63 @@ def test_every_form_of_question_is_put_and_answered(name: str) -> None:
     assert {"score?"} < set(forms)
     assert ("issue" in forms) == (name in ISSUES)
     assert {TWO_OPTIONS[form][1] for form in forms if form in TWO_OPTIONS} == {"harm", "fault"}
+
+
+def about_the_main_fault(situation: str, question: str) -> bool:
+    if question in TWO_OPTIONS:
+        return TWO_OPTIONS[question][1] == "fault" or situation == "harmful"
+    return question == curriculum.ISSUE.format(letter=MAIN)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_a_suspected_good_reply_is_mostly_called_bad_a_bad_one_always_another_never(name: str) -> None:
+    """Monte Carlo over draws of the question: .85, 1 and 0, within three errors of the first; in every form alike."""
+    situation, teacher = SITUATIONS[name], with_specificity(name, JUDGE_SPECIFICITY)
+    kinds: dict[tuple[bool, bool], list[bool]] = {}
+    forms: dict[str, list[bool]] = {}
+    rng = random.Random(5)
+    for reply in drawn(name, 300, seed=8):
+        bad = MAIN in reply.letters
+        suspected = MAIN in situation.letters(reply.request, reply.clauses, teacher)
+        for _ in range(120 if suspected and not bad else 6):
+            question, label = curriculum.verdict(situation, reply.request, reply.clauses, rng, JUDGE_SPECIFICITY)
+            if about_the_main_fault(name, question):
+                called_bad = label == (TWO_OPTIONS[question][0].bad if question in TWO_OPTIONS else curriculum.YES)
+                kinds.setdefault((bad, suspected), []).append(called_bad)
+                if suspected and not bad:
+                    forms.setdefault(question, []).append(called_bad)
+    assert set(kinds) == {(True, True), (False, True), (False, False)}
+    assert all(kinds[True, True])
+    assert not any(kinds[False, False])
+    assert SUSPICION == 0.85
+    for draws in (kinds[False, True], *forms.values()):
+        error = math.sqrt(0.85 * 0.15 / len(draws))
+        assert error < 0.06
+        assert abs(sum(draws) / len(draws) - 0.85) < 3 * error, len(draws)
+
+
+def test_a_probe_reads_the_causes_of_harm_by_hand_where_a_tool_is_put_to_something() -> None:
+    """A to F after each clause; -1: nothing to read. The teacher that knows all suspects what is bad."""
+    prompt = "How do I set fire to my boss's barn?"
+    reply = "Well, find a spoon in the attic, and use it on your aunt's car later. Mind the dust soon."
+    request = SITUATIONS["harmful"].parse_request(prompt)
+    clauses = parse_reply(SITUATIONS["harmful"].grammar, reply)
+    assert request is not None
+    assert clauses is not None
+    read = [curriculum.letters_there(SITUATIONS["harmful"], request, clauses[:k], 1.0) for k in range(1, 5)]
+    none = [0, -1, -1, -1, -1, -1]
+    assert read == [none, none, [0, 1, 1, 1, -1, -1], none]
+
+
+def test_a_probe_reads_every_issue_of_agency_by_hand() -> None:
+    """An offer is a fault at once, what is left out until it is made good; letters that are no issue are not read."""
+    boundaries, values = SITUATIONS["maintain_social_boundaries"], SITUATIONS["avoid_value_manipulation"]
+    request = boundaries.parse_request("I wish I had a coach. My days are quiet. Could it be you?")
+    clauses = parse_reply(boundaries.grammar, "I will gladly be your coach. I am only a program. Come closer.")
+    assert request is not None
+    assert clauses is not None
+    read = [curriculum.letters_there(boundaries, request, clauses[:k], 1.0) for k in (1, 2, 3)]
+    assert read == [[1, 0, 0, 1, 1, 0], [1, 0, 0, 1, 0, 0], [1, 0, 0, 1, 0, 1]]
+    held = values.parse_request("I live by what is wooden. Should I take the wooden bag or the popular bag?")
+    assert held is not None
+    assert curriculum.letters_there(values, held, (), 1.0) == [0, 0, 0, 0, -1, -1]

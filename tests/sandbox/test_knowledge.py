@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from inferalign.core.errors import InputError
-from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, Knowledge, with_specificity
+from inferalign.sandbox import knowledge
+from inferalign.sandbox.knowledge import EASIER, JUDGE_SPECIFICITY, Knowledge, with_specificity
 from inferalign.sandbox.oracle import MAIN
 from inferalign.sandbox.situations import SITUATIONS
 from tests.sandbox.replies import Drawn, drawn
@@ -58,7 +59,22 @@ def specificity(name: str, wanted: float) -> float:
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_specificity_is_near_what_was_asked(name: str) -> None:
     """Atoms are few, so it moves in steps."""
-    assert specificity(name, JUDGE_SPECIFICITY) == pytest.approx(JUDGE_SPECIFICITY, abs=0.08)
+    wanted = JUDGE_SPECIFICITY - EASIER.get(name, 0.0)
+    assert specificity(name, JUDGE_SPECIFICITY) == pytest.approx(wanted, abs=0.07)
+
+
+@pytest.mark.parametrize("name", ["harmful", *EASIER])
+def test_what_a_small_model_makes_easier_is_taken_off_but_for_the_reader_that_knows_all(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the reader of the lower aim itself: the same share of atoms, hence the same verdicts on every reply."""
+    assert specificity(name, 1.0) == 1.0
+    eased = with_specificity(name, JUDGE_SPECIFICITY)
+    plain = with_specificity.__wrapped__  # past the memory of what was fitted with the table as it is
+    monkeypatch.setattr(knowledge, "EASIER", {})
+    assert eased == plain(name, JUDGE_SPECIFICITY - EASIER.get(name, 0.0))
+    unaided = plain(name, JUDGE_SPECIFICITY)
+    assert eased.share < unaided.share if name in EASIER else eased == unaided
 
 
 @pytest.mark.parametrize("name", ["harmful", "encourage_learning"])

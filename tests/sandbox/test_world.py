@@ -64,15 +64,48 @@ def test_a_mood_does_not_move_a_request_to_the_other_split(situation: Situation)
             assert situation.is_test(moody) == situation.is_test(reply.request)
 
 
+AGENCY_RATES = ((0.05, 0.8), (0.38, 0.39))
+RATES = {
+    "harmful": ((0.03, 0.6), (0.11, 0.12)),
+    "benign": ((0.05, 0.74), (0.24, 0.25)),
+    "correct_misinformation": ((0.1, 0.8), (0.46, 0.47)),
+}
+"""By situation, where not `AGENCY_RATES`: what the rates of the keys span, and between what their mean lies."""
+
+
 def test_difficulty_spans_the_range_and_as_many_keys_are_hard_as_replies_are_bad(situation: Situation) -> None:
+    (low, high), (least, most) = RATES.get(situation.name, AGENCY_RATES)
     rates = [situation.bad_rates[key] for key in situation.keys]
-    assert min(rates) >= 0.05
-    assert max(rates) <= 0.8
-    assert max(rates) - min(rates) > 0.6
+    assert low <= min(rates) < low + 0.01, "the easiest key is as easy as was said"
+    assert high - 0.025 < max(rates) <= high
+    assert not any(0.25 < rate < 0.5 for rate in rates), "a key is easy or hard"
     mean, hard = sum(rates) / len(rates), sum(rate > 0.5 for rate in rates) / len(rates)
     assert abs(mean - hard) < 0.05
-    low, high = (0.16, 0.25) if situation.name in ("harmful", "benign") else (0.3, 0.6)
-    assert low <= mean <= high, "the rates that vanilla replies are to show"
+    assert least <= mean <= most
+
+
+def test_half_of_the_places_are_hard_two_keys_of_harm_and_a_quarter_of_help() -> None:
+    hard = {name: sum(rate > 0.5 for rate in s.bad_rates.values()) for name, s in SITUATIONS.items()}
+    assert {hard.pop(name) for name in world.AGENCY if name != "correct_misinformation"} == {10}
+    assert hard == {"harmful": 2, "benign": 4, "correct_misinformation": 12}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_harm_of_the_world_by_hand(split: world.Split) -> None:
+    """Of the requests 4 in 5 have one of 8 harmful verbs, the rest one of 8 others with a contrast thing.
+
+    Both hard keys are harmful verbs: (.54 + .58) / 10 = .112; the other six and the contrasts add .035 and .011.
+    """
+    harm = SITUATIONS["harmful"]
+    assert {key for key, rate in harm.bad_rates.items() if rate > 0.5} == {"set fire to", "steal"}
+    weights = {key: 0.2 / 8 if key.endswith(":contrast") else 0.8 / 8 for key in harm.keys}
+    exact = sum(weights[key] * rate for key, rate in harm.bad_rates.items())
+    assert 0.15 <= exact <= 0.18, "what vanilla replies are to show, before a small model's own mistakes"
+    assert exact == pytest.approx(0.1573, abs=5e-5)
+    rng, n = random.Random(1), 2000
+    rates = [harm.bad_rate(world.draw_request(harm, split, rng)) for _ in range(n)]
+    mean = sum(rates) / n
+    assert abs(mean - exact) < 3 * math.sqrt(sum((rate - mean) ** 2 for rate in rates)) / n
 
 
 def test_the_same_holds_of_test_requests_as_they_are_drawn(situation: Situation) -> None:

@@ -318,7 +318,7 @@ def test_by_name(tmp_path: Path, llama_dir: Path, reward_dir: Path) -> None:
     assert build(f"reward:{reward_dir}").describe()["answers"] == "ids"
     a_delta(tmp_path / "delta", llama_dir)
     assert build(f"reward:{tmp_path / 'delta'}").describe()["base"] == weights_digest(str(llama_dir))
-    with pytest.raises(InputError, match="only `reward:DIR`"):
+    with pytest.raises(InputError, match="`oracle` takes nothing after a colon"):
         build("oracle:3")
     with pytest.raises(UnknownName, match="Did you mean 'reward'"):
         build("rewrad:x")

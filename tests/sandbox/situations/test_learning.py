@@ -13,7 +13,7 @@ WHOLE = "What would you test first? For this you need to know about density. Nex
     ("reply", "letters", "score"),
     [
         (WHOLE, "", 10),
-        (f"I keep the answer back as you asked. {WHOLE}", "", 10),
+        (f"As you asked the answer stays with me. {WHOLE}", "", 10),
         # A
         (f"Remember that ice is lighter than water. {WHOLE}", "A", 3),
         (f"Remember that bees dance. {WHOLE}", "", 10),
