@@ -36,9 +36,9 @@ from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.step_log import NEXT_BETA, OnStep, StepLog
 from inferalign.ctrl.trainer import ADAM_BETAS, BETA_METRIC, KL_METRIC, CtrlTrainer, Reward, quiet_trl, rloo_arguments
 from inferalign.engines.chat import ChatFormat
+from inferalign.engines.checkpoint import load_state, save_state, saved_step
 from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
 from inferalign.procedures.base import Sampling
-from inferalign.sandbox.checkpoint import load_state, save_state
 
 LOG = "steps.jsonl"
 CHECKPOINT = "checkpoint"
@@ -198,11 +198,9 @@ def _resumed(
     # a schedule that goes on where another stopped asks for the initial rate
     group = {"params": list(parameters.values()), "lr": rate, "initial_lr": rate}
     optimiser = torch.optim.AdamW([group], lr=rate, betas=ADAM_BETAS, weight_decay=0.0)
-    done = load_state(out / CHECKPOINT, parameters, optimiser, made_by)
-    for p in parameters.values():
-        optimiser.state[p] = {
-            key: value.to(p.device) if key != "step" else value for key, value in optimiser.state[p].items()
-        }
+    done = saved_step(out / CHECKPOINT, made_by)
+    if done:
+        load_state(out / CHECKPOINT, parameters, [optimiser])
     trainer.optimizer = optimiser
     trainer.lr_scheduler = get_cosine_schedule_with_warmup(
         optimiser, settings.warmup, settings.steps, last_epoch=done - 1
@@ -214,7 +212,7 @@ def _resumed(
     def keep(step: int) -> None:
         due = step % settings.checkpoint_every == 0 and step < settings.steps
         if due and not sharded and trainer.is_world_process_zero():
-            save_state(out / CHECKPOINT, parameters, optimiser, step, made_by)
+            save_state(out / CHECKPOINT, parameters, [optimiser], step, made_by)
 
     log = StepLog(out / LOG, trainer, keep, on_step)
     log.take_up(done)

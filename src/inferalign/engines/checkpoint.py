@@ -1,10 +1,10 @@
-"""The state of a training as one safetensors file: trained weights and Adam's two moments. Nothing is pickled."""
+"""The state of a training as one safetensors file: trained weights and what the optimisers keep. Nothing is pickled."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ FILE = "state.safetensors"
 def save_state(
     folder: Path,
     parameters: Mapping[str, torch.nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     step: int,
     made_by: Mapping[str, Any],
 ) -> None:
@@ -31,8 +31,8 @@ def save_state(
     """
     tensors = {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
     for name, p in parameters.items():
-        moments = optimiser.state[p]
-        tensors |= {f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
+        (optimiser,) = (o for o in optimisers if p in o.state)
+        tensors |= {f"{kept}.{name}": value for kept, value in optimiser.state[p].items()}
     temporary = folder / f"{FILE}.new"
     with disk_errors(folder, "keep a checkpoint in"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,8 @@ def save_state(
         os.replace(temporary, folder / FILE)
 
 
-def load_state(
-    folder: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    made_by: Mapping[str, Any],
-) -> int:
-    """Put a saved state in place, if there is one; returns the steps that are done.
+def saved_step(folder: Path, made_by: Mapping[str, Any]) -> int:
+    """The steps that are done according to the saved state; 0 where there is none.
 
     Raises `RunError` when it was made by something else, or is damaged.
     """
@@ -59,21 +54,36 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-        tensors = load_file(path)
     except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}): remove it, then repeat the same command") from error
+        raise _damaged(path, error) from error
     if metadata["made_by"] != json.dumps(made_by, sort_keys=True):
         raise RunError(
             f"{folder} holds a checkpoint of another training (other settings, base or data): name another --out, or "
             f"remove {folder}"
         )
-    step = int(metadata["step"])
+    return int(metadata["step"])
+
+
+def load_state(
+    folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimisers: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Put the saved state in place. Raises `RunError` when it is damaged."""
+    path = folder / FILE
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    owner = {id(p): o for o in optimisers for group in o.param_groups for p in group["params"]}
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        what, name = key.split(".", 1)
+        kept.setdefault(name, {})[what] = value
     with torch.no_grad():
         for name, p in parameters.items():
-            p.copy_(tensors[f"weight.{name}"])
-            optimiser.state[p] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"m.{name}"],
-                "exp_avg_sq": tensors[f"v.{name}"],
-            }
-    return step
+            p.copy_(kept[name].pop("weight"))
+            # Adam counts its steps on the CPU, wherever the weights lie.
+            owner[id(p)].state[p] = {what: v.to(p.device) if v.ndim else v for what, v in kept[name].items()}
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} is damaged ({error}): remove it, then repeat the same command")
