@@ -9,18 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from inferalign.core.errors import InputError, UnknownName
 from inferalign.core.types import Score, Unscored
 from inferalign.ctrl.reward import UNJUDGEABLE, CalibratedReward, HeldAnchors
-from inferalign.ctrl.reward_kinds import REWARDS, Kind, Raw, Standardised, Ties, parse_reward
+from inferalign.ctrl.reward_kinds import REWARDS, Kind, Raw, Standardised, parse_reward
 from inferalign.ctrl.scored import JUDGE, RESPONSE, SCORED, Scored
 from inferalign.theory.grid import beta_for_kl, default_grid, policy
 from inferalign.theory.optimal import solve
-from inferalign.theory.procedures import best_of_n, tied_kl, tied_policy, tied_win_rate, worst_of_n
+from inferalign.theory.procedures import (
+    best_of_n,
+    parse_selection,
+    tied_kl,
+    tied_policy,
+    tied_reward,
+    tied_win_rate,
+    worst_of_n,
+)
 from inferalign.theory.transforms import Exponential, Identity, Log, Power, Transform
 
-TIES: tuple[Ties, ...] = ("mid", "mean")
+Floats = NDArray[np.float64]
 BLANK, LATE = Unscored("blank", "response"), Unscored("late", "judge")
 
 
@@ -275,31 +285,34 @@ def test_a_prompt_that_cannot_serve_is_refused_where_it_is_asked_for(
         reward.rewards(["b"], one(1.0))
 
 
-@pytest.mark.parametrize(("levels", "mid", "mean"), [(3, 0.555, 0.569), (5, 0.636, 0.651), (10, 0.736, 0.746)])
-def test_the_mean_over_a_tie_is_better_than_its_middle_where_many_tie(levels: int, mid: float, mean: float) -> None:
-    """J = W - beta KL for best-of-4 at beta .1 on levels of equal mass, by the exact sums over levels."""
-    p, beta, selection = np.full(levels, 1 / levels), 0.1, best_of_n(4)
-    anchors = HeldAnchors(("p",), Scored.all_scored(np.repeat(np.arange(levels), 60)[None]))
-    kind = parse_reward("optimal", selection, beta=beta)
-    found = {}
-    for ties in TIES:
-        rewards = CalibratedReward(anchors, kind, ties=ties).rewards(("p",), Scored.all_scored([np.arange(levels)]))[0]
-        f = tied_policy(rewards, beta, p)
-        found[ties] = tied_win_rate(f, p, selection).win - beta * tied_kl(f, p)
-    assert found == pytest.approx({"mid": mid, "mean": mean}, abs=1e-3)
+@pytest.mark.parametrize("procedure", ["best-of-n:4", "worst-of-n:4"])
+@pytest.mark.parametrize("masses", [[1 / 3] * 3, [0.1] * 10, [0.05, 0.1, 0.7, 0.1, 0.05], [0.6, 0.2, 0.1, 0.06, 0.04]])
+def test_the_middle_of_a_tie_loses_nothing_at_equal_kl(procedure: str, masses: list[float]) -> None:
+    """Against Phi's mean over the tie, and the optimum on levels by the fixed point of its own reward; KL .5."""
+    p, selection = np.array(masses), parse_selection(procedure)
+    counts = np.rint(600 * p).astype(int)
+    anchors = HeldAnchors(("p",), Scored.all_scored(np.repeat(np.arange(p.size), counts)[None]))
+    kind = parse_reward("optimal", selection, kl=0.5)
+    assert isinstance(kind, Transform)
+    fine = (np.cumsum(p) - p)[:, None] + p[:, None] * (np.arange(2000) + 0.5) / 2000
+    middle = CalibratedReward(anchors, kind).rewards(("p",), Scored.all_scored([np.arange(p.size)]))[0]
+    best = p
+    for _ in range(100):
+        best = at_kl(tied_reward(best, p, selection), p, 0.5) ** 0.3 * best**0.7
+        best /= best.sum()
+    won = [
+        tied_win_rate(f, p, selection).win
+        for f in (at_kl(middle, p, 0.5), at_kl(kind.normalised(fine).mean(axis=1), p, 0.5), best)
+    ]
+    assert won[0] > won[1] - 1e-4
+    assert won[0] == pytest.approx(won[2], abs=3e-4)
 
 
-@pytest.mark.parametrize("kind", [Identity(), Log(), Exponential(10.0), Exponential(-10.0), Power(7.0)])
-def test_the_mean_over_a_tie_is_the_mean_of_broken_ties(kind: Transform) -> None:
-    """Against the middles of many narrow ties; and without a tie both say the same."""
-    anchors = held({"a": [0.0, *[1.0] * 7, 2.0, 3.0]})
-    mean = CalibratedReward(anchors, kind, ties="mean")
-    inset = 0.5 if isinstance(kind, Log) else 0.0
-    fine = (1 + inset + 7 * (np.arange(100_000) + 0.5) / 100_000) / (10 + 2 * inset)
-    expected = kind.normalised(fine).mean() - kind.reference_mean / kind.scale
-    assert mean.rewards(["a"], one(1.0))[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    between, mid = one(0.5, 2.5, 9.0), CalibratedReward(anchors, kind)
-    assert mean.rewards(["a"] * 3, between) == pytest.approx(mid.rewards(["a"] * 3, between))
+def at_kl(values: Floats, p: Floats, kl: float) -> Floats:
+    """The policy p e^(values / beta) / Z whose KL to p is `kl`."""
+    return tied_policy(
+        values, math.exp(brentq(lambda b: tied_kl(tied_policy(values, math.exp(b), p), p) - kl, -8, 8)), p
+    )
 
 
 def test_responses_that_have_no_anchors_are_refused() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferalign.core.errors import InputError
-from inferalign.ctrl.reward_kinds import Kind, Standardised, Ties, transformed
+from inferalign.ctrl.reward_kinds import Kind, Standardised, transformed
 from inferalign.ctrl.reward_statistics import Seen
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
 from inferalign.theory.calibration import Anchors, Ranks, ranks
@@ -66,14 +66,14 @@ class Calibrated(NamedTuple):
 class CalibratedReward:
     """Rewards of responses to prompts whose anchors are known. One for a whole training; it keeps no state."""
 
-    def __init__(self, anchors: AnchorScores, kind: Kind, *, ties: Ties = "mid") -> None:
+    def __init__(self, anchors: AnchorScores, kind: Kind) -> None:
         """Sort and check the anchors; those that the judge failed on are left out of their prompt's.
 
         Raises `InputError` for ids that do not match the scores, when no anchor was scored, when every prompt's
         anchors are all equal (then no reward made of them can teach anything), and for one set of scores given to many
         prompts. Single prompts that cannot serve are refused when they are asked for, or by `require`.
         """
-        self.kind, self.ties = kind, ties
+        self.kind = kind
         _check(anchors.prompt_ids, anchors.scores)
         self._refused = _refusals(anchors, kind)
         served = [row for row, name in enumerate(anchors.prompt_ids) if name not in self._refused]
@@ -127,7 +127,7 @@ class CalibratedReward:
         found, counts = self._counted(rows, values), self._anchors.counts[rows]
         x = (found.below + 0.5 * found.equal) / counts
         if isinstance(self.kind, Transform):
-            rewards = transformed(self.kind, found, counts, self.ties)
+            rewards = transformed(self.kind, found, counts)
         else:
             rewards = np.where(blame == RESPONSE, self._lowest[rows], values)
             if isinstance(self.kind, Standardised):
