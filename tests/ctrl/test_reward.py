@@ -321,3 +321,16 @@ def test_responses_that_have_no_anchors_are_refused() -> None:
         reward.rewards(["a", "c"], one(1.0, 2.0))
     with pytest.raises(InputError, match="3 prompt ids"):
         reward.rewards(["a", "a", "b"], one(1.0, 2.0))
+
+
+def test_the_standard_error_of_reference_draws_by_hand_and_by_simulation() -> None:
+    """2 draws against 4 anchors and 1 against 5: (2 (2 + 4 + 1) / 48 + 1 (1 + 5 + 1) / 60) / 9 is the variance."""
+    expected = math.sqrt((14 / 48 + 7 / 60) / 9)
+    assert CalibratedReward(HAND, Identity()).standard_error(["a", "b", "a"]) == pytest.approx(expected)
+    stream, m, k, found = np.random.default_rng(0), 20, 10, []
+    ids = ["p"] * m + ["q"] * m
+    for _ in range(2000):
+        reward = CalibratedReward(HeldAnchors(("p", "q"), Scored.all_scored(stream.normal(size=(2, k)))), Identity())
+        found.append(reward.ranks(ids, Scored.all_scored(stream.normal(size=2 * m))).mean())
+    assert np.mean(found) == pytest.approx(0.5, abs=0.005)
+    assert np.std(found) == pytest.approx(reward.standard_error(ids), rel=0.06)

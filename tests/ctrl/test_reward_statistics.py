@@ -75,3 +75,13 @@ def test_a_judge_that_fails_is_told_apart() -> None:
         watch.add(Seen(scored=96, judge=32))
     with pytest.raises(ScoringError, match="judge's verdicts failed"):
         watch.add(Seen(judge=256))
+
+
+def test_most_above_every_anchor_is_warned_of() -> None:
+    """There the calibrated reward is 1 for all, and more KL buys nothing."""
+    watch = Watch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        repeat(watch, Seen(scored=64, above=32), WINDOW)
+    with pytest.warns(UserWarning, match="above the best anchor of their prompt"):
+        repeat(watch, Seen(scored=64, above=33), WINDOW)

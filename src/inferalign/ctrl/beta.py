@@ -29,6 +29,8 @@ from inferalign.theory.transforms import Transform
 
 Floats = NDArray[np.float64]
 
+FORECAST_SEED = 0
+"""Of the anchors that a forecast draws again."""
 LARGEST_ERROR = 0.2
 """Of (KL / target - 1), as the controller sees it."""
 LARGEST_FACTOR = 4.0
@@ -68,7 +70,8 @@ def beta_for(settings: CtrlSettings, anchors: AnchorScores | None) -> float:
     kind = reward_kind(settings)
     if isinstance(kind, Transform):
         selection = parse_selection(settings.procedure)
-        return forecast(_ranked_rows(anchors), selection, kind, settings.kl, settings.seed).beta
+        # a seed of its own: trainings that differ by their seed alone have one beta
+        return forecast(_ranked_rows(anchors), selection, kind, settings.kl, FORECAST_SEED).beta
     rewards = CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores)
     return beta_of_tilt([row[np.isfinite(row)] for row in rewards], settings.kl)
 

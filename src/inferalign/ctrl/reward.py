@@ -146,6 +146,18 @@ class CalibratedReward:
         x, rewards = (np.where(judged, each, np.nan).reshape(scored.shape) for each in (x, rewards))
         return Calibrated(ranks=x, rewards=rewards, seen=seen)
 
+    def standard_error(self, prompt_ids: Sequence[str]) -> float:
+        """Of the mean calibrated reward of one reference draw for each of these prompts; ids may stand often.
+
+        m draws of a prompt share its K anchors: their mean is a Mann-Whitney statistic, whose variance is
+        (m + K + 1) / (12 m K) without ties and less with them (Mann and Whitney, Annals of Mathematical Statistics
+        1947). Raises `InputError` as `require` does.
+        """
+        self.require(prompt_ids)
+        rows, m = np.unique([self._row[name] for name in prompt_ids], return_counts=True)
+        k = self._anchors.counts[rows]
+        return float(np.sqrt((m * (m + k + 1) / (12 * k)).sum()) / m.sum())
+
     def _rows(self, prompt_ids: Sequence[str], scored: Scored) -> Rows:
         """The row of the anchors that each score belongs to, flat."""
         if scored.values.ndim == 0 or len(prompt_ids) != len(scored.values):

@@ -28,6 +28,8 @@ WARN_JUDGE = 0.1
 """A warning: the judge failed on this share."""
 STOP_JUDGE = 0.5
 """An error: what is learnt hangs on which half the judge failed on."""
+WARN_ABOVE = 0.5
+"""A warning: so many are above the best anchor of their prompt, where the KL nears its limit."""
 FEWEST_TEXTS = 64
 """The fewest responses that an alarm is raised on."""
 
@@ -96,8 +98,9 @@ class Watch:
         """Take one call's counts.
 
         Warns once (`UserWarning`) for each of: responses that cannot be judged, more often than the anchors by
-        `WARN_EXCESS`; a judge that fails more often than `WARN_JUDGE`. Raises `ScoringError` beyond `STOP_EXCESS` and
-        `STOP_JUDGE`. Both need `FEWEST_TEXTS` responses, and an excess of `CLEAR` standard errors.
+        `WARN_EXCESS`; a judge that fails more often than `WARN_JUDGE`; responses above every anchor, more often than
+        `WARN_ABOVE`. Raises `ScoringError` beyond `STOP_EXCESS` and `STOP_JUDGE`. Each needs `FEWEST_TEXTS` responses,
+        and an excess of `CLEAR` standard errors.
         """
         self._calls.append(seen)
         window = self.window
@@ -117,6 +120,15 @@ class Watch:
             0.0,
             (WARN_JUDGE, STOP_JUDGE),
             "of the judge's verdicts failed and were left out: check the judge before you trust this training",
+        )
+        self._alarm(
+            "above",
+            window.above,
+            window.calibrated,
+            0.0,
+            (WARN_ABOVE, math.inf),
+            "of the responses are above the best anchor of their prompt, where the reward tells none from another: "
+            "draw more anchors (`inferalign calibrate --k`), or aim at a smaller --kl",
         )
 
     def _alarm(
