@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from inferalign.core.errors import RunError
 from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
-from inferalign.ctrl.trainer import KL_METRIC, CtrlTrainer
+from inferalign.ctrl.trainer import BETA_METRIC, CtrlTrainer
 
 NEXT_BETA = "next_beta"
 LEFT_OUT = ("epoch", "kl", "total_flos")
@@ -46,7 +46,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             write_bytes_atomic(self._path, b"".join(dump_json(line) + b"\n" for line in self.lines))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or KL_METRIC not in logs:
+        if logs is None or BETA_METRIC not in logs:
             return  # TRL's summary at the end
         step = self._trainer.step
         kept = {name: value for name, value in logs.items() if name not in LEFT_OUT}

@@ -25,6 +25,14 @@ from trl import RLOOConfig, RLOOTrainer
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.seeds import derive
 from inferalign.ctrl.settings import CtrlSettings
+from inferalign.ctrl.vllm_draws import (
+    APART_METRIC,
+    EFFECTIVE_METRIC,
+    VllmDraws,
+    check_effective,
+    effective,
+    truncated_weights,
+)
 
 Reward = Callable[..., Any]
 """TRL's reward signature: `(prompts, completions, completion_ids, prompt_id=[...], **columns)` to one number or None a
@@ -79,6 +87,7 @@ def rloo_arguments(settings: CtrlSettings, folder: Path, *, steps: int, beta: fl
         "activation_checkpointing": settings.gradient_checkpointing,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
         # nothing is saved, printed or sent by TRL
         "save_strategy": "no",
         "logging_steps": 1,
@@ -97,6 +106,9 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
 
     beta: float
     train_dataset: Any
+    vllm_generation: Any
+    ref_model: Any
+    """The second copy of the starting model, that KL is measured to; None under an adapter, which is switched off."""
 
     def __init__(
         self,
@@ -126,10 +138,22 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self.remove_callback(PrinterCallback)  # it prints on stdout
         self._seed, self._control, self._done = seed, control, 0
         self._seen: list[Tensor] = []
+        if config.use_vllm:
+            self.vllm_generation = VllmDraws(self.vllm_generation)
         check_no_dropout(self.model)
-        if self.ref_model is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if self.ref_model is not None and not self.is_sharded:
             # sharded weights cannot be laid side by side; there the KL of the first step tells
             check_same_weights(self.model, self.accelerator.unwrap_model(self.ref_model))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights only."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter is trained, which is switched off for the reference."""
+        return self.ref_model is None
 
     @property
     def step(self) -> int:
@@ -142,6 +166,10 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         each = self.args.generation_batch_size // self.num_generations
         self.train_dataset = self.train_dataset.select(range(done * each, len(self.train_dataset)))
         self.args.max_steps -= done
+
+    def log_before_step(self, name: str, value: float) -> None:
+        """Put a number into the line of the step that comes."""
+        self._metrics["train"][name].append(value)
 
     def _send_telemetry(self) -> None:
         """A training tells nobody that it ran."""
@@ -160,9 +188,12 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self._seen.clear()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         policy, reference = self._seen
-        log_ratios = ((policy - reference) * output["completion_mask"]).sum(dim=1)
+        mask = output["completion_mask"]
+        weights = self._weights((policy * mask).sum(dim=1))
+        output["advantages"] = output["advantages"] * weights
+        log_ratios = ((policy - reference) * mask).sum(dim=1)
+        kl = float(self.accelerator.gather(weights * log_ratios).double().mean())
         log_ratios = self.accelerator.gather(log_ratios).double()
-        kl = float(log_ratios.mean())
         logged = self._metrics["train"]
         logged[KL_METRIC].append(kl)
         logged[BETA_METRIC].append(self.beta)
@@ -173,6 +204,21 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         if self._control is not None:
             self.beta = self._control(self.beta, kl)
         return output
+
+    def _weights(self, log_pi: Tensor) -> Tensor:
+        """Importance weights of responses [B] with these log-probabilities: 1, unless vLLM drew them.
+
+        Raises `RunError` when too few draws are left of those that vLLM made.
+        """
+        if not self.use_vllm:
+            return torch.ones_like(log_pi)
+        log_ratios = log_pi - torch.tensor(self.vllm_generation.log_q, dtype=log_pi.dtype, device=log_pi.device)
+        every = self.accelerator.gather(log_ratios)
+        share = effective(every)
+        self.log_before_step(APART_METRIC, float(every.abs().mean()))
+        self.log_before_step(EFFECTIVE_METRIC, share)
+        check_effective(share, every)
+        return truncated_weights(log_ratios)
 
     def _check_start(self, apart: float) -> None:
         """Raises `RunError` when policy and reference are not one model before the first step."""
@@ -201,7 +247,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
 def quiet_trl() -> Iterator[None]:
     """Without the warning that TRL's own use of transformers draws at every step."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing\w*` is deprecated", FutureWarning)
         yield
 
 
