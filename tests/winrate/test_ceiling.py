@@ -97,7 +97,7 @@ def test_pools_that_are_too_small() -> None:
 
 
 def test_a_solver_that_does_not_get_there_leaves_the_loosest_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = judge_ceiling(best_of_n(4), copula_pool(0.8, seed=3))
+    found = judge_ceiling(best_of_n(4), copula_pool(100, 32, RHO, 4))
     assert found.at(2.0) < found.top
     monkeypatch.setattr("inferalign.theory.ascent.MOST", 1)
     assert found.at(2.5) == found.top
