@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import GenerationConfig, PrinterCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.seeds import derive
+from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.vllm_draws import (
     APART_METRIC,
@@ -138,6 +140,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self.remove_callback(PrinterCallback)  # it prints on stdout
         self._seed, self._control, self._done = seed, control, 0
         self._seen: list[Tensor] = []
+        self._judged: list[str] = []
         if config.use_vllm:
             self.vllm_generation = VllmDraws(self.vllm_generation)
         check_no_dropout(self.model)
@@ -183,6 +186,15 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self._seen.append(found[0].detach())
         return found
 
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *rest: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, *rest)
+        if self.step == 0:
+            # of all processes, as the rewards are
+            asked: list[str] = gather_object([row["prompt_id"] for row in inputs])
+            failed = rewards.isnan().all(dim=1).tolist()
+            self._judged = [name for name, missing in zip(asked, failed, strict=True) if not missing]
+        return rewards
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         torch.manual_seed(derive(self._seed, "draws", self.step, self.accelerator.process_index))
         self._seen.clear()
@@ -199,8 +211,10 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         logged[BETA_METRIC].append(self.beta)
         if self.step == 0:
             self._check_start(float(log_ratios.abs().mean()))
-            if CALIBRATED_METRIC in logged:
-                check_calibrated(logged[CALIBRATED_METRIC][-1], log_ratios.numel(), self.num_generations)
+            reward = self.reward_funcs[0]
+            if isinstance(reward, RewardFunction) and self._judged:
+                spread = reward.calibration.standard_error(self._judged)
+                check_calibrated(logged[CALIBRATED_METRIC][-1], len(self._judged), spread)
         if self._control is not None:
             self.beta = self._control(self.beta, kl)
         return output
@@ -286,16 +300,16 @@ def check_same_weights(model: nn.Module, reference: nn.Module) -> None:
             )
 
 
-def check_calibrated(mean: float, responses: int, generations: int) -> None:
-    """Raises `RunError` when the first responses' mean calibrated reward is far from 1/2.
+def check_calibrated(mean: float, responses: int, standard_error: float) -> None:
+    """Raises `RunError` when the mean calibrated reward of the first responses that were judged is far from 1/2.
 
-    They are draws of the reference, whose calibrated reward has mean 1/2 and variance at most 1/12. Those of one prompt
-    share its anchors, so the bound is that of as many draws as there are prompts' worth of independent ones.
+    They are draws of the reference, so that it is 1/2 but for the error of so many draws from so many prompts, and of
+    the anchors that those of one prompt share (`CalibratedReward.standard_error`).
     """
-    spread = (1 / 12 / responses * (1 + generations / 100)) ** 0.5
-    if abs(mean - 0.5) > WIDE * spread:
+    allowed = WIDE * standard_error
+    if abs(mean - 0.5) > allowed:
         raise RunError(
             f"the mean calibrated reward of the first {responses} responses is {mean:.3f}, and of draws from the "
-            f"anchors' model it is 0.5 (within {WIDE * spread:.3f}): the anchors are of another model, template or "
+            f"anchors' model it is 0.5 (within {allowed:.3f}): the anchors are of another model, template or "
             "reward: draw them again with `inferalign calibrate`"
         )
