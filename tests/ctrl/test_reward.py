@@ -72,15 +72,50 @@ def test_rewards_by_hand() -> None:
 
 def test_the_baselines_without_calibration_by_hand() -> None:
     seen = one(5.0, BLANK, LATE)
-    # a response that cannot be judged is worth the prompt's worst anchor, also among the anchors themselves
+    # a response that cannot be judged is below the prompt's lowest by its range, also among the anchors themselves
     assert CalibratedReward(HAND, Raw()).rewards(["a"] * 3, seen).tolist() == pytest.approx(
-        [5.0, 1.0, np.nan], nan_ok=True
+        [5.0, 0.0, np.nan], nan_ok=True
     )
-    filled = np.array([1.0, 2.0, 2.0, 1.0])
-    expected = [(5 - filled.mean()) / filled.std(), (1 - filled.mean()) / filled.std(), np.nan]
+    filled = np.array([1.0, 2.0, 2.0, 0.0])
+    expected = [(5 - filled.mean()) / filled.std(), (0 - filled.mean()) / filled.std(), np.nan]
     assert CalibratedReward(HAND, Standardised()).rewards(["a"] * 3, seen).tolist() == pytest.approx(
         expected, nan_ok=True
     )
+
+
+def test_there_is_no_place_to_hide_without_calibration() -> None:
+    """Where all anchors are equal, and beside a score that is lower than every anchor's."""
+    anchors = held({"even": [2.0, 2.0, 2.0, 2.0], "odd": [0.0, 1.0, 2.0, 3.0]})
+    typical = ((0 + 1.25) / 2) ** 0.5
+    ids, seen = ["even"] * 3 + ["odd"] * 2, one(2.0, BLANK, 1.0, BLANK, -5.0)
+    raw = CalibratedReward(anchors, Raw()).rewards(ids, seen)
+    assert raw.tolist() == pytest.approx([2.0, 1.0 - typical, 1.0, -5.0 - 3.0, -5.0])
+    sd = 1.25**0.5
+    found = CalibratedReward(anchors, Standardised()).rewards(ids, seen)
+    assert found.tolist() == pytest.approx([0.0, -1 - 1 / typical, 0.0, (-8 - 1.5) / sd, (-5 - 1.5) / sd])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.one_of(st.integers(-3, 3).map(float), st.just(BLANK)), min_size=3, max_size=3), max_size=3),
+    st.lists(st.tuples(st.integers(0, 3), st.one_of(st.integers(-9, 9).map(float), st.just(BLANK)))),
+)
+def test_what_cannot_be_judged_is_below_all_that_is_scored(
+    rows: list[list[float | Unscored]], drawn: list[tuple[int, float | Unscored]]
+) -> None:
+    rows = [[0.0, 5.0, 1.0, 2.0], *([0.0, *row] for row in rows)]
+    anchors = held({f"p{i}": row for i, row in enumerate(rows)})
+    places = [place % len(rows) for place, _ in drawn]
+    for kind in (Raw(), Standardised()):
+        reward = CalibratedReward(anchors, kind)
+        of_anchors = reward.rewards(anchors.prompt_ids, anchors.scores)
+        found = reward.rewards([f"p{i}" for i in places], one(*(value for _, value in drawn)))
+        assert np.isfinite(found).all()
+        for i in range(len(rows)):
+            lowest = [r for r, v in zip(of_anchors[i], rows[i], strict=True) if v is not BLANK]
+            mine = [(r, v) for r, p, (_, v) in zip(found, places, drawn, strict=True) if p == i]
+            lowest += [r for r, v in mine if v is not BLANK]
+            assert all(r < min(lowest) for r, v in mine if v is BLANK)
 
 
 def test_a_prompt_without_spread_has_no_standardised_reward() -> None:
@@ -249,6 +284,7 @@ def test_optimal_without_a_place_is_refused() -> None:
         (held({"a": [BLANK, BLANK]}), Raw(), "no anchor was scored"),
         (held({"a": [1.0, LATE], "b": [LATE, 3.0]}), Identity(), "'a' has 1 anchors"),
         (held({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0]}), Identity(), "one set of reference scores"),
+        (held({"a": [2.0, 2.0, BLANK]}), Raw(), "an uncalibrated reward has no scale"),
         (HeldAnchors(("a", "a"), Scored.all_scored([[1.0, 2.0], [1.0, 3.0]])), Identity(), "'a' has two rows"),
         (HeldAnchors(("a",), Scored.all_scored([[1.0, 2.0], [1.0, 3.0]])), Identity(), "1 prompt ids"),
         (HeldAnchors(("a",), Scored.all_scored([1.0])), Identity(), r"\[prompts, K\]"),
