@@ -127,24 +127,33 @@ def test_a_kl_above_what_anchors_allow_is_refused() -> None:
 
 
 def test_the_controller_by_hand() -> None:
-    control = KlController(target=0.5, gain=0.1, start=0.2)
-    assert control(0.2, 0.5) == pytest.approx(0.2)
-    assert control(0.2, 0.55) == pytest.approx(0.2 * math.exp(0.01))
-    assert control(0.2, 5.0) == pytest.approx(0.2 * math.exp(0.02))
-    assert control(0.2, 0.0) == pytest.approx(0.2 * math.exp(-0.02))
+    control = KlController(target=0.5, gain=0.1, start=0.2, warmup=3)
+    assert control(3, 0.2, 0.5) == pytest.approx(0.2)
+    assert control(3, 0.2, 0.55) == pytest.approx(0.2 * math.exp(0.01))
+    assert control(9, 0.2, 5.0) == pytest.approx(0.2 * math.exp(0.02))
+    assert control(9, 0.2, 0.0) == pytest.approx(0.2 * math.exp(-0.02))
+
+
+def test_the_controller_does_not_wind_up_while_the_rate_rises() -> None:
+    """KL is 0 through 20 steps of warm-up, and beta is where theory put it when they end."""
+    control, beta = KlController(target=0.5, gain=0.1, start=0.2, warmup=20), 0.2
+    for step in range(20):
+        beta = control(step, beta, 0.0)
+    assert beta == 0.2
+    assert control(20, beta, 0.0) < 0.2
 
 
 @given(st.lists(st.floats(-1, 50), max_size=300))
 def test_beta_stays_near_where_it_began(kls: list[float]) -> None:
-    control, beta = KlController(target=0.5, gain=1.0, start=0.2), 0.2
+    control, beta = KlController(target=0.5, gain=1.0, start=0.2, warmup=0), 0.2
     for kl in kls:
-        beta = control(beta, kl)
+        beta = control(0, beta, kl)
         assert 0.05 <= beta <= 0.8
 
 
 def test_it_holds_the_kl_of_a_system_that_answers() -> None:
     """KL = c / beta^2 as of a weak tilt, whose c theory put a factor 2 too low."""
-    control, beta = KlController(target=0.5, gain=0.5, start=0.2), 0.2
+    control, beta = KlController(target=0.5, gain=0.5, start=0.2, warmup=0), 0.2
     for _ in range(100):
-        beta = control(beta, 2 * 0.5 * 0.2**2 / beta**2)
+        beta = control(0, beta, 2 * 0.5 * 0.2**2 / beta**2)
     assert 2 * 0.5 * 0.2**2 / beta**2 == pytest.approx(0.5, rel=1e-3)

@@ -178,12 +178,19 @@ def test_draws_belong_to_the_step_and_not_to_what_was_drawn_before(tmp_path: Pat
 
 
 def test_the_controller_moves_beta_and_the_log_says_so(tmp_path: Path) -> None:
-    made = trainer_of(tmp_path, control=lambda beta, kl: beta * 2)
+    steps: list[int] = []
+
+    def control(step: int, beta: float, kl: float) -> float:
+        steps.append(step)
+        return beta * 2
+
+    made = trainer_of(tmp_path, control=control)
     with quiet_trl():
         made.train()
     logged = [line["beta"] for line in made.state.log_history if "beta" in line]
     assert logged == pytest.approx([0.1, 0.2, 0.4])
     assert made.beta == pytest.approx(0.8)
+    assert steps == [0, 1, 2]
     kls = [line["kl_sequence"] for line in made.state.log_history if "kl_sequence" in line]
     assert kls[0] == 0
     assert kls[1] > 0

@@ -6,7 +6,8 @@ calibrated have no such law; there the policy e^(r/beta) over each prompt's own 
 
 While training: proportional control of log beta, after Ziegler et al. (arXiv 1909.08593, section 2.2): the error is the
 measured KL over the target less 1, clipped, so that a bad batch moves beta little; and beta stays within a factor of
-what theory gave, since a KL that needs more than that is under-trained, not under-weighted.
+what theory gave, since a KL that needs more than that is under-trained, not under-weighted. It begins after warm-up:
+before, the KL is low because little was learnt, whatever beta is, and beta would be lowered for that.
 """
 
 from __future__ import annotations
@@ -39,14 +40,21 @@ LARGEST_FACTOR = 4.0
 
 @dataclass(frozen=True)
 class KlController:
-    """`controller(beta, kl)` is the next beta: log beta moves by gain * clip(kl / target - 1, -0.2, 0.2) a step."""
+    """`controller(step, beta, kl)` is the next beta: log beta moves by gain * clip(kl / target - 1, -0.2, 0.2) a step.
+
+    step: how many were taken before the one that `kl` was measured in. It keeps no state, so it resumes exactly.
+    """
 
     target: float
     gain: float
     start: float
     """The beta of the first step."""
+    warmup: int
+    """Steps that it leaves beta alone."""
 
-    def __call__(self, beta: float, kl: float) -> float:
+    def __call__(self, step: int, beta: float, kl: float) -> float:
+        if step < self.warmup:
+            return beta
         error = min(max(kl / self.target - 1, -LARGEST_ERROR), LARGEST_ERROR)
         moved = beta * math.exp(self.gain * error)
         return min(max(moved, self.start / LARGEST_FACTOR), self.start * LARGEST_FACTOR)

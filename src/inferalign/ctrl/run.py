@@ -182,7 +182,9 @@ def _trainer(
     drawn = vllm_arguments(settings, longest_prompt=max(map(len, rows["prompt"])), end_ids=opened.chat.end_ids)
     config = RLOOConfig(**rloo_arguments(settings, out / CHECKPOINT, steps=settings.steps, beta=beta) | drawn)
     check_processes(settings, config.world_size)
-    control = KlController(settings.kl, settings.kl_gain, start=beta) if settings.kl_gain else None
+    control = None
+    if settings.kl_gain:
+        control = KlController(settings.kl, settings.kl_gain, start=beta, warmup=settings.warmup)
     parts = (opened.model, reward, config, rows, opened.tokenizer)
     seed, rank = settings.seed, settings.lora_rank
     adapter = None if rank is None else lora(rank, opened.model.name_or_path)

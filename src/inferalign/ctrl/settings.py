@@ -33,7 +33,7 @@ class CtrlSettings:
     beta: float | None = None
     """Weight of the KL; without it, the one that theory gives for `kl` and the anchors at hand."""
     kl_gain: float = 0.0
-    """Holds the measured KL at `kl`: log beta moves so much a step, times the relative error; 0 leaves beta alone."""
+    """Holds the KL at `kl` once warm: log beta moves so much a step, times the relative error; 0 leaves beta alone."""
     steps: int = 300
     """Optimiser steps."""
     batch_size: int = 256

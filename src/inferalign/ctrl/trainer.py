@@ -39,8 +39,8 @@ from inferalign.ctrl.vllm_draws import (
 Reward = Callable[..., Any]
 """TRL's reward signature: `(prompts, completions, completion_ids, prompt_id=[...], **columns)` to one number or None a
 response, or an async callable of that kind. `prompts` are token ids here."""
-Control = Callable[[float, float], float]
-"""The next beta, from this one and the KL measured under it."""
+Control = Callable[[int, float, float], float]
+"""The next beta, from the steps taken, this beta and the KL measured under it."""
 
 KL_METRIC = "kl_sequence"
 BETA_METRIC = "beta"
@@ -216,7 +216,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
                 spread = reward.calibration.standard_error(self._judged)
                 check_calibrated(logged[CALIBRATED_METRIC][-1], len(self._judged), spread)
         if self._control is not None:
-            self.beta = self._control(self.beta, kl)
+            self.beta = self._control(self.step, self.beta, kl)
         return output
 
     def _weights(self, log_pi: Tensor) -> Tensor:
