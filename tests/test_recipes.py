@@ -122,8 +122,8 @@ def test_a_recipe_travels_whole(prepared: list[str], tmp_path: Path, monkeypatch
     path = ROOT / "recipes" / "sandbox-worst-of-4.toml"
     first = parsed(path, monkeypatch, "--kl", "0.3")
     from inferalign.core.config import to_dict
-    from inferalign.ctrl.settings import parse_settings
+    from inferalign.ctrl.settings import CtrlSettings
 
     kept: dict[str, Any] = json.loads(json.dumps(to_dict(first)))
-    assert parse_settings(kept["settings"]) == first.settings
+    assert CtrlSettings(**kept["settings"]) == first.settings
     assert AnchorSet.load(prepared[prepared.index("--anchors") + 1]).card.k == 40

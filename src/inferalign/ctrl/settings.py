@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from inferalign.core.errors import InputError, UnknownName
-from inferalign.core.lookup import did_you_mean
+from inferalign.core.errors import InputError
 
 COLOCATED = "colocate"
 """vLLM in the training processes, on their GPUs."""
@@ -114,38 +112,6 @@ class CtrlSettings:
         return self.share if self.micro_batch is None else self.micro_batch
 
 
-def parse_settings(values: Mapping[str, Any]) -> CtrlSettings:
-    """Settings from the keys of a recipe, `-` and `_` alike.
-
-    Raises `UnknownName` with a did-you-mean for a key that is none, `InputError` for a value of another type or range.
-    """
-    kinds = {field.name: str(field.type) for field in fields(CtrlSettings)}
-    given = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in kinds:
-            raise UnknownName(f"unknown key {key!r}.{did_you_mean(name, kinds)} Known: {', '.join(kinds)}.")
-        if not _fits(value, kinds[name]):
-            raise InputError(f"{key} is {value!r}: expected {_words(kinds[name])}")
-        given[name] = value
-    return CtrlSettings(**given)
-
-
 def _require(holds: bool, key: str, value: object, expected: str) -> None:
     if not holds:
         raise InputError(f"{key} is {value}: expected {expected}")
-
-
-def _fits(value: object, kind: str) -> bool:
-    if value is None:
-        return "None" in kind
-    if isinstance(value, bool):
-        return kind == "bool"
-    if kind.startswith("float"):
-        return isinstance(value, int | float)
-    return isinstance(value, int if kind.startswith("int") else str) and kind != "bool"
-
-
-def _words(kind: str) -> str:
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return words.get(kind.removesuffix(" | None"), "a text")
