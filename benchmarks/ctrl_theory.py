@@ -6,7 +6,9 @@ Each seed makes a task (`benchmarks.short_task`: model, prompts, reward, K = 1,0
 every recipe by `train_ctrl`, the real TRL path. Beside what was trained stands the exact optimum for the rollouts that
 were stored, at the same beta. J is W1 - beta KL with the beta of identity at that KL target, W1 the win rate of single
 draws: an under-fitted identity shows a high W for its KL, and a low J. Learning rate and steps were chosen for identity
-on seeds from 81001 on, and all recipes share them.
+on seeds from 81001 on, and all recipes share them. Two recipes are compared by how far each lies above identity's ideal
+curve at its own KL, since they end at different KLs: a transform that is steep at the bottom (worst-of-4) overshoots
+its KL early and has not come back after these steps.
 
 With several seeds a cell is the mean and half the width of its 95 % interval over seeds (Student's t), and a line
 passes when every seed does. --quick takes one seed and leaves out KL 1. A finished training is read and not repeated.
@@ -30,13 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from benchmarks.short_task import LENGTH, Result, Task, trained
+from benchmarks.short_task import LENGTH, PROCEDURES, Result, Task, trained
 from inferalign.core.seeds import derive
 from inferalign.ctrl.beta import beta_for
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.engines.weights import quiet
 from inferalign.theory.planner import find
-from inferalign.theory.procedures import best_of_n
 
 LEARNING_RATE, STEPS, WARMUP, BATCH, GENERATIONS = 2e-3, 300, 20, 256, 32
 BEST, WORST = "best-of-4", "worst-of-4"
@@ -183,6 +184,15 @@ class Line:
         return f"{'PASS' if self.holds else 'MISS'}  {self.name}: {values} ({' and '.join(bounds) or 'reported'})"
 
 
+def above_identity(row: Row, procedure: str) -> float:
+    """A trained policy's win rate, in points, less what identity ideally has at the same KL.
+
+    Policies end at other KLs than they aim at, and a win rate rises with KL: so two of them are compared by this.
+    """
+    ended = row.result.trained
+    return ended.wins[procedure] - 100 * find(PROCEDURES[procedure], "identity", kl=ended.kl).win.win
+
+
 def lines(found: Sequence[Mapping[str, Row]]) -> list[Line]:
     """What must show; a line whose recipes were not trained is left out. found: one mapping a seed."""
     names = found[0].keys()
@@ -190,15 +200,8 @@ def lines(found: Sequence[Mapping[str, Row]]) -> list[Line]:
     def over(f: Callable[[Mapping[str, Row]], float]) -> list[float]:
         return [f(rows) for rows in found]
 
-    def win(rows: Mapping[str, Row], name: str, procedure: str) -> float:
-        return rows[name].result.trained.wins[procedure]
-
     def gap(a: str, b: str, procedure: str) -> list[float]:
-        return over(lambda rows: win(rows, a, procedure) - win(rows, b, procedure))
-
-    def below_identity(rows: Mapping[str, Row], name: str) -> float:
-        ended = rows[name].result.trained
-        return 100 * find(best_of_n(4), "identity", kl=ended.kl).win.win - ended.wins[BEST]
+        return over(lambda rows: above_identity(rows[a], procedure) - above_identity(rows[b], procedure))
 
     made = []
     for name in ON_THE_CURVE:
@@ -230,12 +233,12 @@ def lines(found: Sequence[Mapping[str, Row]]) -> list[Line]:
         ),
         Line(
             name="raw, lognormal scales: below identity's curve at its KL",
-            values=over(lambda r: below_identity(r, "raw, lognormal scales")),
+            values=over(lambda r: -above_identity(r["raw, lognormal scales"], BEST)),
             at_least=1.5,
         ),
         Line(
             name="raw, equal scales: above identity's curve at its KL",
-            values=over(lambda r: -below_identity(r, "raw, equal scales")),
+            values=over(lambda r: above_identity(r["raw, equal scales"], BEST)),
         ),
         Line(
             name="unscorable, blamed: share at the end less the optimum's, points",
@@ -259,7 +262,7 @@ def _drift(row: Row) -> float:
 def table(found: Sequence[Mapping[str, Row]]) -> Table:
     made = Table(title="Trained, and the exact optimum for the stored rollouts", title_justify="left")
     columns = ("recipe", "beta", "KL", "predicted", "W1", "best-of-4", "predicted", "worst-of-4", "predicted", "J")
-    for name in (*columns, "KL to optimum", "KL by prompt", "unscorable", "s"):
+    for name in (*columns, "above identity at its KL", "KL to optimum", "KL by prompt", "unscorable", "s"):
         made.add_column(name, justify="left" if name == "recipe" else "right")
     for name in found[0]:
         rows = [seed[name] for seed in found]
@@ -273,6 +276,7 @@ def table(found: Sequence[Mapping[str, Row]]) -> Table:
             cell([end.wins["sample"] for end in ends]),
             *(cell([end.wins[p] for end in which]) for p in (BEST, WORST) for which in (ends, best)),
             cell([row.j for row in rows], 4),
+            " / ".join(cell([above_identity(row, p) for row in rows], 1) for p in (BEST, WORST)),
             cell([row.result.distance for row in rows], 3),
             f"{min(min(end.kl_by_prompt) for end in ends):.2f} to {max(max(end.kl_by_prompt) for end in ends):.2f}",
             cell(shares) if any(shares) else "",
@@ -299,7 +303,7 @@ def main() -> None:
     seeds = given.seed[:1] if given.quick else given.seed
     names = [name for name, recipe in RECIPES.items() if not given.quick or recipe.kl == 0.5]
     found = [run(seed, names, given.out) for seed in seeds]
-    Console(width=220).print(table(found))
+    Console(width=250).print(table(found))
     shown = lines(found)
     for line in shown:
         print(line)

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from inferalign.core.seeds import derive
 from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.anchors import AnchorSet
-from inferalign.ctrl.beta import beta_for, reward_kind
+from inferalign.ctrl.beta import reward_kind
 from inferalign.ctrl.reward import CalibratedReward
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.rollouts import Local, Roller, calibrate
@@ -34,6 +34,7 @@ from inferalign.ctrl.saving import MODEL
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.stored import StoredRollouts
+from inferalign.ctrl.trainer import BETA_METRIC
 from inferalign.engines.table import ModelOptions, load
 from inferalign.procedures.base import Sampling
 from inferalign.theory.procedures import OfN, best_of_n, sample, tied_win_rate, worst_of_n
@@ -207,8 +208,8 @@ def trained(task: Task, name: str, settings: CtrlSettings) -> Result:
         offline = settings.algorithm == "offline"
         rollouts = StoredRollouts.read(task.rollouts, task.anchor_set, reward) if offline else None
         train_ctrl(settings, task.model, task.prompts, function, out, anchors=task.anchor_set, rollouts=rollouts)
-    beta = beta_for(settings, task.anchor_set)
     steps = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    beta = steps[-1][BETA_METRIC]
     policy = law(out / MODEL, task.prompts)
     # a judge's failures have no reward: what is right there is what the blamed ones would get
     told = task if task.unscorable != "judge" else blamed(task)

@@ -66,9 +66,8 @@ def test_each_reward_is_one_flag(tmp_path: Path, common: list[str], reward: str,
     scores = AnchorSet.load(common[-1]).scores.values
     meant = [MEANT[reward](row) for row in scores]
     beta = json.loads((tmp_path / "metrics.json").read_text())["beta"]
-    # raw and standardised take their law from the anchors; ranks cost KL by their own errors, which beta allows for
-    plain = reward in ("raw", "standardised")
-    assert mean_kl(meant, beta) == pytest.approx(KL, rel=1e-3 if plain else 0.2)
+    # few anchors hide some of the KL that training will spend, which beta allows for
+    assert mean_kl(meant, beta) == pytest.approx(KL, rel=0.2)
     first = json.loads((tmp_path / "steps.jsonl").read_text().splitlines()[0])
     spread = float(np.sqrt(np.mean([row.var() for row in meant])))
     mean = float(np.mean(meant))
