@@ -158,6 +158,11 @@ class CalibratedReward:
         k = self._anchors.counts[rows]
         return float(np.sqrt((m * (m + k + 1) / (12 * k)).sum()) / m.sum())
 
+    def anchors_of(self, prompt_id: str) -> int:
+        """How many anchors of a prompt its rewards rest on. Raises `InputError` as `require` does."""
+        self.require([prompt_id])
+        return int(self._anchors.counts[self._row[prompt_id]])
+
     def _rows(self, prompt_ids: Sequence[str], scored: Scored) -> Rows:
         """The row of the anchors that each score belongs to, flat."""
         if scored.values.ndim == 0 or len(prompt_ids) != len(scored.values):

@@ -37,7 +37,7 @@ class RewardFunction:
         reward.require(self._prompts)
         self.usage = RoleUsage()
         """What scoring has cost so far."""
-        self.watch = Watch()
+        self.watch = Watch(reward.anchors_of)
         """What was seen of late; it raises the alarms."""
 
     @property
@@ -64,7 +64,7 @@ class RewardFunction:
         `ScoringError` when the watch has seen enough, and what the scorer raises.
         """
         found = await self.calibrated(prompt_id, completion_ids)
-        self.watch.add(found.seen)
+        self.watch.add(found.seen, prompt_id)
         if log_metric is not None:
             for name, value in found.seen.metrics().items():
                 log_metric(name, value)
