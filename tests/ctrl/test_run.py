@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
-from inferalign.core.types import Message, Prompt
+from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
+from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
+from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
@@ -26,6 +28,7 @@ from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.weights import weights_digest
 from inferalign.procedures.base import Sampling
+from inferalign.theory.transforms import Identity
 
 QUICK = CtrlSettings(
     beta=0.1,
@@ -119,6 +122,38 @@ def test_a_reward_is_learned_and_an_async_one_is_the_same(tmp_path: Path, llama_
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
     assert rewards == [line["reward"] for line in lines(tmp_path / "b")]
     assert lines(tmp_path / "a")[-1]["kl_sequence"] > 0.02
+
+
+class Spread:
+    """A scorer whose scores are all over [0, 1], whatever the model; it counts the tokens that it reads."""
+
+    name = "spread"
+
+    def describe(self) -> dict[str, object]:
+        return {"scorer": self.name}
+
+    async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
+        usage.tokens_fed += sum(len(response.token_ids) for response in responses)
+        return [Score(sum(response.token_ids) * 0.618034 % 1) for response in responses]
+
+
+def test_what_scoring_cost_is_counted_over_a_stop(tmp_path: Path, llama_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_dir)
+    anchors = HeldAnchors(
+        tuple(p.id for p in PROMPTS), Scored.all_scored([[(i + 0.1 * at) / 40 for i in range(40)] for at in range(5)])
+    )
+
+    def reward() -> RewardFunction:
+        chat = ChatFormat(tokenizer, end_ids=[tokenizer.eos_token_id])
+        return RewardFunction(Spread(), CalibratedReward(anchors, Identity()), PROMPTS, chat)
+
+    whole, again = reward(), reward()
+    trained(llama_dir, tmp_path / "whole", reward=whole)
+    with pytest.raises(Killed):
+        trained(llama_dir, tmp_path / "killed", reward=reward(), on_step=kill_at(3))
+    trained(llama_dir, tmp_path / "killed", reward=again)
+    assert again.usage == whole.usage
+    assert again.usage.tokens_fed == lines(tmp_path / "killed")[-1]["scoring"]["tokens_fed"] > 0
 
 
 def test_another_training_in_the_same_place_is_refused(tmp_path: Path, llama_dir: Path) -> None:

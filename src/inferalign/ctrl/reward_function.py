@@ -36,7 +36,7 @@ class RewardFunction:
         self._prompts = {prompt.id: prompt for prompt in prompts}
         reward.require(self._prompts)
         self.usage = RoleUsage()
-        """What scoring has cost so far."""
+        """What scoring has cost so far, in this process and those that it goes on from."""
         self.watch = Watch(reward.anchors_of)
         """What was seen of late; it raises the alarms."""
 
