@@ -14,6 +14,7 @@ HEAVY = {"numpy", "scipy", *TORCH}
 TORCH_FILES = {
     "custom_generate.py",
     "custom_request.py",
+    "ctrl/by_length.py",
     "ctrl/checks.py",
     "ctrl/data.py",
     "ctrl/doctor.py",

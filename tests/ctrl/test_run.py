@@ -168,14 +168,17 @@ def test_another_training_in_the_same_place_is_refused(tmp_path: Path, llama_dir
     trained(llama_dir, tmp_path, replace(QUICK, checkpoint_every=3))
 
 
-def test_micro_batches_give_the_same_training(tmp_path: Path, llama_dir: Path) -> None:
+@pytest.mark.parametrize("micro_batch", [4, 8])
+def test_micro_batches_give_the_same_training(tmp_path: Path, llama_dir: Path, micro_batch: int) -> None:
     once = replace(QUICK, kl_gain=0.0, steps=3)
     a = trained(llama_dir, tmp_path / "a", once)
-    b = trained(llama_dir, tmp_path / "b", replace(once, micro_batch=4))
-    assert b.kl == pytest.approx(a.kl, abs=2e-3)
-    assert [line["reward"] for line in lines(tmp_path / "b")][:1] == [line["reward"] for line in lines(tmp_path / "a")][
-        :1
-    ]
+    b = trained(llama_dir, tmp_path / "b", replace(once, micro_batch=micro_batch))
+    assert b.kl == pytest.approx(a.kl, abs=1e-6)
+    for key in ("reward", "kl_sequence"):
+        found, expected = ([line[key] for line in lines(tmp_path / name)] for name in ("b", "a"))
+        assert found == pytest.approx(expected, abs=1e-6)
+    whole, parts = tensors(tmp_path / "a"), tensors(tmp_path / "b")
+    assert all(torch.allclose(parts[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.items())
 
 
 def anchors_of(model: Path, **other: Any) -> AnchorSet:

@@ -11,6 +11,8 @@ was stopped, changes nothing.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.seeds import derive
+from inferalign.ctrl.by_length import by_length, positions
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.vllm_draws import (
@@ -141,6 +144,9 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self._seed, self._control, self._done = seed, control, 0
         self._seen: list[Tensor] = []
         self._judged: list[str] = []
+        bare = self.accelerator.unwrap_model(self.model)
+        bare = bare.get_base_model() if self.is_adapted else bare
+        self._takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
         if config.use_vllm:
             self.vllm_generation = VllmDraws(self.vllm_generation)
         check_no_dropout(self.model)
@@ -181,8 +187,26 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         """They are token ids already; encoding rendered text would put a second start token before many."""
         return prompts, None, {}
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, ids: Tensor, mask: Tensor, kept: int, batch_size: int | None = None, **more: Any
+    ) -> tuple[Any, ...]:
+        """By length where one process holds everything: DDP and FSDP want one pass for each backward.
+
+        A model of experts is left whole too, since the loss that balances them is not a mean over rows.
+        """
+        work = super()._get_per_token_logps_and_entropies
+
+        def one_pass(ids: Tensor, mask: Tensor, kept: int) -> tuple[Any, ...]:
+            placed = functools.partial(model, position_ids=positions(mask)) if self._takes_positions else model
+            found: tuple[Any, ...] = work(placed, ids, mask, kept, **more)
+            return found
+
+        alone = self.accelerator.num_processes == 1 and not self.is_sharded and not more.get("compute_aux_loss")
+        found: tuple[Any, ...]
+        if alone:
+            found = (*by_length(one_pass, ids, mask, kept, batch_size), None)
+        else:
+            found = work(model, ids, mask, kept, batch_size, **more)
         self._seen.append(found[0].detach())
         return found
 
