@@ -84,6 +84,19 @@ def test_a_cluster_that_is_not_there(llama_dir: Path, short_template: str, monke
         OnRay(a_job(llama_dir, short_template), 1).__enter__()
 
 
+def test_a_cluster_of_our_own_that_others_could_reach_is_refused_and_ended(
+    llama_dir: Path, short_template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **settings: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.2")
+    with pytest.raises(RunError, match="listen on this machine alone: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"):
+        OnRay(a_job(llama_dir, short_template), 1).__enter__()
+    assert ended
+
+
 def test_no_workers(llama_dir: Path, short_template: str) -> None:
     with pytest.raises(InputError, match="ray is 0: give the number of workers"):
         OnRay(a_job(llama_dir, short_template), 0)

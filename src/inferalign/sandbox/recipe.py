@@ -22,9 +22,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from inferalign.core.errors import RunError
 from inferalign.core.seeds import derive
+from inferalign.engines.checkpoint import load_state, save_state, saved_step
 from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, knowledge
-from inferalign.sandbox.checkpoint import load_state, save_state, saved_step
 from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations.situation import WORLD_VERSION

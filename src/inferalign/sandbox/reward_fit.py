@@ -25,7 +25,7 @@ from trl import RewardConfig, RewardTrainer
 from inferalign.core.files import dump_json
 from inferalign.core.seeds import derive
 from inferalign.core.types import TokenIds
-from inferalign.sandbox.checkpoint import load_state, save_state, saved_step
+from inferalign.engines.checkpoint import load_state, save_state, saved_step
 from inferalign.sandbox.pairs import Pair
 
 CENTRE = 0.01

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from inferalign.core.errors import RunError
 from inferalign.core.files import disk_errors
@@ -24,15 +25,20 @@ def save_state(
     optimisers: Sequence[torch.optim.Optimizer],
     step: int,
     made_by: Mapping[str, Any],
+    *,
+    write: bool = True,
 ) -> None:
     """Atomic: the new state lies beside the old one before it takes its place. `made_by` decides the weights.
 
-    Raises `RunError` when it cannot be written.
+    Where several processes hold a part of each tensor all call it, and one with `write`. Raises `RunError` when it
+    cannot be written.
     """
-    tensors = {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
+    tensors = {f"weight.{name}": _whole(p.detach(), write) for name, p in parameters.items()}
     for name, p in parameters.items():
         (optimiser,) = (o for o in optimisers if p in o.state)
-        tensors |= {f"{kept}.{name}": value for kept, value in optimiser.state[p].items()}
+        tensors |= {f"{kept}.{name}": _whole(value, write) for kept, value in optimiser.state[p].items()}
+    if not write:
+        return
     temporary = folder / f"{FILE}.new"
     with disk_errors(folder, "keep a checkpoint in"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +86,21 @@ def load_state(
         kept.setdefault(name, {})[what] = value
     with torch.no_grad():
         for name, p in parameters.items():
-            p.copy_(kept[name].pop("weight"))
+            p.copy_(_like(kept[name].pop("weight"), p))
             # Adam counts its steps on the CPU, wherever the weights lie.
-            owner[id(p)].state[p] = {what: v.to(p.device) if v.ndim else v for what, v in kept[name].items()}
+            owner[id(p)].state[p] = {what: _like(v, p) if v.ndim else v for what, v in kept[name].items()}
+
+
+def _whole(tensor: torch.Tensor, wanted: bool) -> torch.Tensor:
+    """A copy in the CPU's memory, put together of all processes' parts; nothing where it is not wanted."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.to("cpu", copy=True) if wanted else torch.empty(0)
+
+
+def _like(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """On the device of `p`, and this process's part of it where `p` is a part; no process sends another anything."""
+    here = value.to(p.device)
+    return distribute_tensor(here, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else here
 
 
 def _damaged(path: Path, error: Exception) -> RunError:
