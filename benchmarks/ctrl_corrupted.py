@@ -58,6 +58,7 @@ from inferalign.core.stats import mean_interval, paired_difference
 from inferalign.core.types import Completion, RoleUsage
 from inferalign.ctrl.beta import beta_of_tilt, reward_kind
 from inferalign.ctrl.reward import AnchorScores, CalibratedReward
+from inferalign.ctrl.reward_kinds import Standardised
 from inferalign.engines.table import LoadedModel, load
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins
@@ -110,7 +111,8 @@ def tilted(anchors: AnchorScores, recipe: str, plan: Plan, flags: Mapping[str, F
     """
     kind = reward_kind(settings_of(recipe, plan, 0))
     rewards = CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores)
-    beta = beta_of_tilt([row[np.isfinite(row)] for row in rewards], plan.kl)
+    rows = [row[np.isfinite(row)] for row in rewards]
+    beta = beta_of_tilt(rows, plan.kl, scaled=isinstance(kind, Standardised))
     a = np.where(np.isfinite(rewards), rewards / beta, -np.inf)
     a -= a.max(axis=1, keepdims=True)
     weights = np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
