@@ -106,6 +106,17 @@ def test_the_schedule_warms_up_peaks_and_decays() -> None:
     assert values[-1] == pytest.approx(0.01, abs=1e-3)
 
 
+def test_the_rates_rise_once_more_to_two_fifths() -> None:
+    values = [recipe.schedule(step, 1500, again_at=2 / 3) for step in range(1500)]
+    assert values[:1000] == [recipe.schedule(step, 1000) for step in range(1000)]
+    again = values[1000:]
+    assert again[0] == pytest.approx(0.04)
+    assert again[:10] == sorted(again[:10])
+    assert max(again) == pytest.approx(0.4)
+    assert again[10:] == sorted(again[10:], reverse=True)
+    assert again[-1] == pytest.approx(0.01, abs=1e-3)
+
+
 def test_the_probes_losses_leave_out_letters_that_a_situation_has_not() -> None:
     holds = torch.tensor([[1, -1, -1, -1, -1, -1], [0, 1, 0, -1, -1, -1]])
     logits = torch.zeros(2, 6)

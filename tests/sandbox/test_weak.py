@@ -37,6 +37,7 @@ def test_the_recipe_of_a_weaker_judge(start: Path) -> None:
         steps=STEPS,
         specificity=0.3,
         grow_at=0.0,
+        again_at=1.0,
         sharpened=1.0,
         learning_rate=RATE_SHARE * TINY.learning_rate,
         other_rate=RATE_SHARE * TINY.other_rate,

@@ -33,6 +33,8 @@ CARD = "sandbox.json"
 """Written last: its presence says that a training is finished."""
 POOL = 8
 """Steps whose conversations are drawn together, to be batched by length (a third less padding)."""
+SECOND_PEAK = 0.4
+"""Of the first peak: as high as the rates are where most is learned."""
 MODEL_VERSION = "sandbox-2"
 """The name that every number measured on the shipped weights cites."""
 
@@ -52,12 +54,12 @@ class Recipe:
 
     seed: int = 0
     """Root of the data order and of the initial weights."""
-    steps: int = 9000
+    steps: int = 13_500
     """Optimiser steps."""
     batch_size: int = 64
     """Conversations a step."""
     learning_rate: float = 8e-3
-    """Peak for the matrices of the layers (Muon); warm-up over 2 % of the steps, then cosine to a hundredth."""
+    """Peak for the matrices of the layers (Muon); see `schedule`."""
     other_rate: float = 3e-3
     """Peak for embeddings and norms (AdamW), on the same schedule."""
     specificity: float = knowledge.JUDGE_SPECIFICITY
@@ -66,8 +68,11 @@ class Recipe:
     layers: int = 6
     first_layers: int = 3
     """Layers to begin with; the others are added as identities at `grow_at`."""
-    grow_at: float = 0.3
+    grow_at: float = 0.2
     """Share of the steps that the shallow model is trained for."""
+    again_at: float = 2 / 3
+    """Share of the steps after which the rates rise once more (1: never). Seeds come to compare what is asked with what
+    is done at different times; a second cycle brings the late ones there."""
     heads: int = 6
     mlp: int = 512
     vocabulary: int = 2048
@@ -171,7 +176,7 @@ class Learner:
         return dict(self.model.named_parameters()) | probe
 
     def step(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, float]:
-        factor = schedule(step, self.recipe.steps)
+        factor = schedule(step, self.recipe.steps, self.recipe.again_at)
         for optimiser, peak in zip(self.optimisers, (self.recipe.learning_rate, self.recipe.other_rate), strict=True):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -248,12 +253,22 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def schedule(step: int, steps: int) -> float:
-    """Learning-rate factor in (0, 1]: linear warm-up over 2 %, cosine to 0.01."""
+def schedule(step: int, steps: int, again_at: float = 1.0) -> float:
+    """Learning-rate factor in (0, 1]: warm-up over 2 %, cosine to 0.01; a second time, to 0.4, after `again_at`.
+
+    Warm restarts are those of SGDR (arXiv 1608.03983); `again_at` is the first cycle's share of the steps.
+    """
+    first = round(again_at * steps)
+    if step < first:
+        return _cycle(step, first, 1.0)
+    return _cycle(step - first, steps - first, SECOND_PEAK)
+
+
+def _cycle(step: int, steps: int, peak: float) -> float:
     warmup = max(1, steps // 50)
     if step < warmup:
-        return (step + 1) / warmup
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        return peak * (step + 1) / warmup
+    return 0.01 + (peak - 0.01) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _encoder(tokenizer: PreTrainedTokenizerFast) -> curriculum.Encoder:

@@ -49,6 +49,7 @@ def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0
         steps=steps,
         specificity=specificity,
         grow_at=0.0,
+        again_at=1.0,
         sharpened=1.0,
         learning_rate=RATE_SHARE * recipe.learning_rate,
         other_rate=RATE_SHARE * recipe.other_rate,
