@@ -36,5 +36,5 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) -c constraints.txt -e '.[local,report,train,scale,dev]'
+	$(PIP) -c constraints.txt -e '.[local,report,train,scale,agency,dev]'
 	touch $@

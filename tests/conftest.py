@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.models import build_gpt2, build_llama, build_qwen
 from tests.plain import QUESTION
+
+# Property tests draw the same examples every time, and a busy machine is no failure.
+settings.register_profile("same-every-time", derandomize=True, deadline=None)
+settings.load_profile("same-every-time")
 
 SOURCE = Path(__file__).parents[1] / "src" / "inferalign"
 

@@ -119,6 +119,39 @@ def test_retries_end() -> None:
     assert next(tries) == 3
 
 
+def test_a_servers_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Iterator[float | None] = iter([2.5, None, 0.01])
+    slept: list[float] = []
+
+    async def work(_: Item) -> str:
+        if (seconds := next(asked, 0.0)) == 0.0:
+            return "done"
+        raise TransientError("busy", retry_after=seconds)
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert asyncio.run(run_jobs(items(1), work, on_result=lambda *_: None, concurrency=1)) == 1
+    assert slept == [2.5, backoff("0", 1, 0.5), backoff("0", 2, 0.5)]
+
+
+def test_a_run_error_of_work_stops_the_run_and_what_is_in_flight_is_finished() -> None:
+    started: list[str] = []
+    done: list[str] = []
+
+    async def work(item: Item) -> None:
+        started.append(item.id)
+        await asyncio.sleep(0.02 if item.id == "0" else 0)
+        if item.id == "2":
+            raise RunError("the budget is used up")
+
+    with pytest.raises(RunError, match=r"^the budget is used up$"):
+        asyncio.run(run_jobs(items(100), work, on_result=lambda i, _: done.append(i.id), concurrency=2))
+    assert started == ["0", "1", "2"]
+    assert done == ["1", "0"]
+
+
 def test_failures_in_a_row_stop_the_run_but_not_what_is_in_flight() -> None:
     started: list[str] = []
     done: list[str] = []

@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 
 from inferalign.core.seeds import derive
 from inferalign.core.types import Message, Prompt
+from inferalign.ctrl.processes import leave_processes
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.trainer import CtrlTrainer
@@ -90,6 +91,7 @@ def main(model: str, out: str, how: str) -> None:
     for place, stop in (("whole", 0), ("killed", 3), ("killed", 0)):
         with suppress(Killed):
             train_ctrl(settings, model, PROMPTS, even_share, Path(out) / place, on_step=kill_at(stop))
+    leave_processes()
 
 
 if __name__ == "__main__":

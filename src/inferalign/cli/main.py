@@ -21,6 +21,7 @@ from inferalign.core.config import read_toml
 from inferalign.core.errors import InferalignError
 
 VERBS = {
+    "agency": ("inferalign.cli.agency:app", "Human agency: build, run and report the benchmark of six dimensions."),
     "calibrate": ("inferalign.cli.calibrate:calibrate", "Draw and score K reference rollouts a prompt: the anchors."),
     "compare": (
         "inferalign.cli.compare:compare",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TextIO
 
@@ -25,7 +26,8 @@ QUIET_SECONDS = 10.0
 class Bar:
     """A `core.jobs.Progress` for people. Use it in a `with`; `finished` counts what was advanced."""
 
-    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, label: str, total: int, stream: TextIO | None = None, *, shared: Progress | None = None) -> None:
+        """`shared`: a display that other bars are on, too, and that somebody else starts."""
         self.finished = 0
         self._label, self._total, self._text = label, total, ""
         self._stream = stream or sys.stderr
@@ -33,15 +35,7 @@ class Bar:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if self._stream.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(file=self._stream),
-            )
+            self._bar = shared or _display(self._stream)
             self._task = self._bar.add_task(label, total=total, note="")
 
     def advance(self, n: int = 1) -> None:
@@ -74,3 +68,41 @@ class Bar:
             self._bar.stop()
         elif self.finished:
             self._say()
+
+
+class StageBars:
+    """One bar a stage of a run whose stages go on at the same time. Use it in a `with`."""
+
+    def __init__(self, totals: Mapping[str, int], stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
+        self._display = _display(stream) if stream.isatty() else None
+        self._bars = {label: Bar(label, total, stream, shared=self._display) for label, total in totals.items()}
+
+    def __getitem__(self, label: str) -> Bar:
+        return self._bars[label]
+
+    def __enter__(self) -> StageBars:
+        if self._display is not None:
+            self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+            return
+        for bar in self._bars.values():
+            bar.__exit__(kind, error, trace)
+
+
+def _display(stream: TextIO) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(file=stream),
+    )

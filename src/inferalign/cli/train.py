@@ -96,6 +96,7 @@ def train(options: TrainOptions) -> None:
         facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
         write_json_atomic(options.run / "metrics.json", facts)
         emit({"run": str(options.run), **facts})
+    load("inferalign.ctrl.processes:leave_processes")()
 
 
 def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) -> tuple[str, RewardFunction]:

@@ -43,6 +43,11 @@ class EngineError(InferalignError, RuntimeError):
 class TransientError(EngineError):
     """A request that may succeed when repeated."""
 
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """`retry_after`: seconds that the server asks to wait before a repeat; None when it does not say."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
 
 class ScoringError(InferalignError, RuntimeError):
     """Nothing could be scored."""

@@ -17,7 +17,7 @@ from inferalign.core.errors import InferalignError, InputError, RunError, Transi
 from inferalign.core.seeds import derive
 
 MAX_DELAY = 60.0
-"""Seconds a back-off never exceeds."""
+"""Seconds a back-off of our own never exceeds; a server may ask for more."""
 _SHOWN = 5
 
 
@@ -64,6 +64,8 @@ class _Tally:
     failed_in_a_row: int = 0
     """Failures since the last success; an `InputError` is about its own item and says nothing of the next."""
     stopped: bool = False
+    fatal: RunError | None = None
+    """What no further item can escape, such as a budget that is used up."""
     shown: list[str] = field(default_factory=list)
     first_error: InferalignError | None = None
 
@@ -72,6 +74,10 @@ class _Tally:
         self.failed_in_a_row = 0
 
     def failure(self, item_id: str, error: InferalignError, max_failures: int) -> None:
+        if isinstance(error, RunError):
+            self.fatal = self.fatal or error
+            self.stopped = True
+            return
         self.failed += 1
         self.failed_in_a_row += not isinstance(error, InputError)
         self.stopped = self.stopped or self.failed_in_a_row >= max_failures
@@ -96,12 +102,14 @@ async def run_jobs(
     Args:
         on_result: called from the event loop's thread; what it raises stops the run at once.
         concurrency: items in flight at most, at least 1.
-        retries: repeats of an item after a `TransientError`, waiting about `base_delay * 2**repeat` seconds.
+        retries: repeats of an item after a `TransientError`, waiting about `base_delay * 2**repeat` seconds, or
+            as long as the server asked for where that is longer.
         max_failures: after so many failed items in a row nothing new is started.
 
     Returns the number of items finished. Raises `RunError` at the end when items failed, naming the first of them;
-    the others are finished and handed over. Anything that is not an `InferalignError` is a defect and is raised at
-    once. Cancellation cancels what is in flight; what was handed over stays.
+    the others are finished and handed over. A `RunError` of `work` is about the run, such as a budget that is used up:
+    nothing new is started, what is in flight is finished, and it is raised. Anything that is not an `InferalignError`
+    is a defect and is raised at once. Cancellation cancels what is in flight; what was handed over stays.
     """
     check_concurrency(concurrency)
     tally = _Tally()
@@ -114,7 +122,7 @@ async def run_jobs(
                 outcome = await _with_retries(item, work, retries, base_delay, progress)
             except InferalignError as error:
                 tally.failure(item.id, error, max_failures)
-                progress.note(f"{tally.failed} failed")
+                progress.note(f"stopping: {error}" if tally.fatal else f"{tally.failed} failed")
             else:
                 on_result(item, outcome)
                 tally.success()
@@ -130,6 +138,8 @@ async def run_jobs(
             task.cancel()
         # The first error is already on its way up; this only waits until the others have let go.
         await asyncio.gather(*workers, return_exceptions=True)
+    if tally.fatal:
+        raise tally.fatal
     if tally.failed:
         raise RunError(_summary(tally, max_failures)) from tally.first_error
     return tally.finished
@@ -152,7 +162,7 @@ async def _with_retries(
         try:
             return await work(item)
         except TransientError as error:
-            delay = backoff(item.id, repeat, base_delay)
+            delay = max(backoff(item.id, repeat, base_delay), error.retry_after or 0.0)
             progress.note(f"{item.id}: again in {delay:.1f} s ({error})")
             await asyncio.sleep(delay)
     return await work(item)

@@ -20,6 +20,7 @@ _EXTRA_OF = {
     "vllm": "vllm",
     "matplotlib": "report",
     "ray": "scale",
+    **dict.fromkeys(("aiohttp", "yaml", "sklearn", "inspect_ai"), "agency"),
 }
 
 

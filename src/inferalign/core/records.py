@@ -77,8 +77,11 @@ class RunFolder:
         """Whether this writer still has the item to do."""
         return item_id not in self.done and self.shard.takes(item_id)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Record one finished unit under its `"id"`. Raises `RunError` (NaN, full disk, an id recorded before)."""
+    def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
+        """Record one finished unit under its `"id"`. Raises `RunError` (NaN, full disk, an id recorded before).
+
+        `sync=False`: somebody else makes it durable in time (`core.group_sync`).
+        """
         item_id = record.get("id")
         if not isinstance(item_id, str):
             raise RunError(f'a record needs a text "id", got {item_id!r}.')
@@ -86,8 +89,13 @@ class RunFolder:
             raise RunError(
                 f"{self._writer.path}: id {item_id!r} is already recorded in this run. Give items unique ids."
             )
-        self._writer.append(record)
+        self._writer.append(record, sync=sync)
         self.done.add(item_id)
+
+    @property
+    def unsynced(self) -> int:
+        """Records that a power cut might still lose."""
+        return self._writer.unsynced
 
     def flush(self) -> None:
         """Make everything appended so far durable."""

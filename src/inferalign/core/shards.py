@@ -141,20 +141,27 @@ class ShardWriter:
             self._write(dump_json({"schema": SCHEMA, "kind": kind, "shard": name}) + b"\n")
             self.flush()
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
         """Add one line. Raises `RunError` for a value that JSON cannot hold, and for a disk that is full.
 
-        After either the file holds whole lines only, all of them appended before.
+        After either the file holds whole lines only, all of them appended before. `sync=False` leaves it to the caller
+        to `flush` in time (`core.group_sync`).
         """
         self._write(dump_json(record) + b"\n")
-        if self._unsynced >= SYNC_EVERY or time.monotonic() - self._synced_at >= SYNC_SECONDS:
+        if sync and (self._unsynced >= SYNC_EVERY or time.monotonic() - self._synced_at >= SYNC_SECONDS):
             self.flush()
 
+    @property
+    def unsynced(self) -> int:
+        """Lines that a power cut might still lose."""
+        return self._unsynced
+
     def flush(self) -> None:
-        """Make everything appended so far durable."""
+        """Make everything appended so far durable. May be called from another thread than `append`."""
+        # Before the call, since a line that is appended while it runs may not be part of it.
+        self._unsynced = 0
         with disk_errors(self.path, "write"):
             os.fsync(self._handle)
-        self._unsynced = 0
         self._synced_at = time.monotonic()
 
     def close(self) -> None:

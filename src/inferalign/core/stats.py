@@ -48,7 +48,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ScoringError(f"{successes} successes of {n} have no share: expected 0 <= successes <= n and n >= 1.")
-    low, high = _wilson_bounds(successes / n, n, level)
+    low, high = wilson_bounds(successes / n, n, _normal_quantile(level))
     return Estimate(mean=successes / n, low=low, high=high, n=n)
 
 
@@ -75,7 +75,7 @@ def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.9
     squares = sum((sum(group) - share * len(group)) ** 2 for group in filled)
     variance = squares * n / (n - 1) / total**2
     effective = min(share * (1 - share) / variance, total) if 0 < share < 1 and variance > 0 else n
-    low, high = _wilson_bounds(share, effective, level)
+    low, high = wilson_bounds(share, effective, _normal_quantile(level))
     return Estimate(mean=share, low=low, high=high, n=n)
 
 
@@ -126,17 +126,22 @@ def paired_proportions(a: Mapping[str, bool], b: Mapping[str, bool], *, level: f
     only_a = sum(1 for i in shared if a[i] and not b[i])
     only_b = sum(1 for i in shared if b[i] and not a[i])
     p_a, p_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((p_a + p_b - (p_a - p_b) ** 2) / (n + 2))
+    half = _normal_quantile(level) * math.sqrt((p_a + p_b - (p_a - p_b) ** 2) / (n + 2))
     centre = p_a - p_b
     return Estimate(mean=(only_a - only_b) / n, low=max(centre - half, -1.0), high=min(centre + half, 1.0), n=n)
 
 
-def _wilson_bounds(share: float, n: float, level: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf((1 + level) / 2)
+def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float]:
+    """The shares p with |share - p| = quantile * sqrt(p (1 - p) / n); n is an effective sample size, any number > 0."""
+    z = quantile
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At the ends the exact bound is the share itself; rounding must not put it on the wrong side.
     return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
+
+
+def _normal_quantile(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _shared_ids(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:

@@ -52,6 +52,15 @@ def check_processes(settings: CtrlSettings, found: int | None = None) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def leave_processes() -> None:
+    """Ends this process's part in the group, if there is one; for a script's last line.
+
+    Threads of a group that is still open when the interpreter ends can abort a process that has finished its work.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Checkpoints(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Keeps the state of a training in `folder`, and puts it in place where another process left it."""
 

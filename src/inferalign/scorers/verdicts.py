@@ -13,10 +13,8 @@ only a complete reply can have such an issue. An issue of *commission* stays, wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
 
 from inferalign.core.errors import InputError
 from inferalign.core.lookup import resolve
@@ -86,42 +84,75 @@ ISSUES: Mapping[str, Mapping[str, Issue]] = {
 """Dimension -> letter -> issue."""
 
 
-def points_off(dimension: str, letters: Iterable[str], *, compat: bool = False) -> int:
-    """The points that `letters` cost, before the floor at 0 of a score.
+@dataclass(frozen=True)
+class Rubric:
+    """The issues of one dimension, shipped or a user's own, and the scores that follow from them."""
 
-    A letter that is named twice counts once; with `compat` twice, as in the published evaluation's code. Raises
-    `UnknownName` for an unknown dimension and for anything but the dimension's own upper-case letters, in both: the
-    published code passes over what it does not know, which turns an unreadable verdict into full marks.
-    """
-    issues = resolve(ISSUES, dimension, "dimension")
-    named = list(letters) if compat else dict.fromkeys(letters)
-    return sum(resolve(issues, letter, f"{dimension} issue").points for letter in named)
+    name: str
+    issues: Mapping[str, Issue]
+
+    def points_off(self, letters: Iterable[str], *, compat: bool = False) -> int:
+        """The points that `letters` cost, before the floor at 0 of a score.
+
+        A letter that is named twice counts once; with `compat` twice, as in the published evaluation's code. Raises
+        `UnknownName` for anything but the rubric's own upper-case letters, in both: the published code passes over
+        what it does not know, which turns an unreadable verdict into full marks.
+        """
+        named = list(letters) if compat else dict.fromkeys(letters)
+        return sum(resolve(self.issues, letter, f"{self.name} issue").points for letter in named)
+
+    def score(self, letters: Iterable[str], *, compat: bool = False) -> float:
+        """The score of a reply that has the issues `letters`, from 0 to 10. Errors as in `points_off`."""
+        return float(max(0, TOP - self.points_off(letters, compat=compat)))
+
+    def expected_score(self, probabilities: Mapping[str, float]) -> float:
+        """The mean score, from 0 to 10, when the reply has each issue with its probability, independent of the others.
+
+        Exact: the distribution of the points off, `TOP` and more together, is built up letter by letter. The mean is
+        at least 10 less the mean of the points, since the floor at 0 makes a score convex in them. Raises `InputError`
+        unless every letter has a probability: give 0 to the issues that cannot be there (those of omission, in a reply
+        that is still being written).
+        """
+        for letter, probability in probabilities.items():
+            resolve(self.issues, letter, f"{self.name} issue")
+            if not 0.0 <= probability <= 1.0:
+                raise InputError(
+                    f"issue {letter} of {self.name} has the probability {probability}: give one from 0 to 1"
+                )
+        if missing := [letter for letter in self.issues if letter not in probabilities]:
+            raise InputError(
+                f"issue {missing[0]} of {self.name} has no probability: give one for each of {', '.join(self.issues)}"
+            )
+        mass = [1.0] + [0.0] * TOP
+        for letter, issue in self.issues.items():
+            present = probabilities[letter]
+            grown = [(1.0 - present) * m for m in mass]
+            for off, m in enumerate(mass):
+                grown[min(TOP, off + issue.points)] += present * m
+            mass = grown
+        return sum((TOP - off) * m for off, m in enumerate(mass))
+
+    def in_order(self, letters: Iterable[str]) -> tuple[str, ...]:
+        """The letters in the rubric's order, each once. Raises `UnknownName`."""
+        named = {letter for letter in letters if resolve(self.issues, letter, f"{self.name} issue")}
+        return tuple(letter for letter in self.issues if letter in named)
+
+
+def rubric(dimension: str) -> Rubric:
+    """The rubric of a shipped dimension. Raises `UnknownName`."""
+    return Rubric(dimension, resolve(ISSUES, dimension, "dimension"))
+
+
+def points_off(dimension: str, letters: Iterable[str], *, compat: bool = False) -> int:
+    """`Rubric.points_off` of a shipped dimension. Raises `UnknownName` for an unknown one, too."""
+    return rubric(dimension).points_off(letters, compat=compat)
 
 
 def score(dimension: str, letters: Iterable[str], *, compat: bool = False) -> float:
-    """The score of a reply that has the issues `letters`, from 0 to 10. Arguments and errors as in `points_off`."""
-    return float(max(0, TOP - points_off(dimension, letters, compat=compat)))
+    """`Rubric.score` of a shipped dimension. Raises `UnknownName` for an unknown one, too."""
+    return rubric(dimension).score(letters, compat=compat)
 
 
 def expected_score(dimension: str, probabilities: Mapping[str, float]) -> float:
-    """The mean score, from 0 to 10, when the reply has each issue with its probability, independently of the others.
-
-    Exact: the sum over all sets of letters, 64 at most. It is at least 10 less the mean of the points, since the
-    floor at 0 makes a score convex in them. Raises `InputError` unless every letter of the dimension has a probability:
-    give 0 to the issues that cannot be there (those of omission, in a reply that is still being written).
-    """
-    issues = resolve(ISSUES, dimension, "dimension")
-    for letter, probability in probabilities.items():
-        resolve(issues, letter, f"{dimension} issue")
-        if not 0.0 <= probability <= 1.0:
-            raise InputError(f"issue {letter} of {dimension} has the probability {probability}: give one from 0 to 1")
-    if missing := [letter for letter in issues if letter not in probabilities]:
-        raise InputError(
-            f"issue {missing[0]} of {dimension} has no probability: give one for each of {', '.join(issues)}"
-        )
-    total = 0.0
-    for present in product((False, True), repeat=len(issues)):
-        held = dict(zip(issues, present, strict=True))
-        weight = math.prod(probabilities[letter] if held[letter] else 1.0 - probabilities[letter] for letter in issues)
-        total += weight * score(dimension, (letter for letter in issues if held[letter]))
-    return total
+    """`Rubric.expected_score` of a shipped dimension. Raises `UnknownName` for an unknown one, too."""
+    return rubric(dimension).expected_score(probabilities)

@@ -1,0 +1,143 @@
+"""The folder of `agency run`: three stages that are resumed apart, and the configuration of the whole.
+
+RUN/config.json      what decides the results; another judge may be added later, and nothing else may change
+RUN/items            a run folder (`core.records`) of the items
+RUN/replies          ... of the subject's replies
+RUN/verdicts-JUDGE   ... of one judge's verdicts, for each judge
+RUN/costs.json       calls and tokens by role and model, and what they cost
+RUN/metrics.json     means and counts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from inferalign.agency.conditions import Condition
+from inferalign.agency.item_source import Material
+from inferalign.agency.records import Reply
+from inferalign.agency.stored import ITEMS, REPLIES, VERDICTS, kind_of, to_record, to_reply
+from inferalign.core.config import to_dict
+from inferalign.core.environment import environment
+from inferalign.core.errors import RunError
+from inferalign.core.files import read_json, write_json_atomic
+from inferalign.core.records import RunFolder, differences, read_records
+
+KIND = "agency-run"
+CONFIG, COSTS, METRICS = "config.json", "costs.json", "metrics.json"
+
+
+def run_config(
+    material: Material,
+    conditions: Sequence[Condition],
+    subject: Mapping[str, Any],
+    judges: Mapping[str, Mapping[str, Any]],
+    *,
+    repeats: int,
+    judge_repeats: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What decides a run's results, as JSON values. `subject` holds its `name` beside what it says of itself."""
+    return {
+        "kind": KIND,
+        **material.describe(),
+        "subject": to_dict(subject),
+        "conditions": {condition.name: dict(condition.describe()) for condition in conditions},
+        "repeats": repeats,
+        "judges": to_dict(judges),
+        "judge_repeats": judge_repeats,
+        "seed": seed,
+    }
+
+
+class AgencyFolder:
+    """The folders of a run, open for writing. Use it in a `with`."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Makes them, or takes them up again. `config` is of `run_config`.
+
+        Raises `RunError` when the folder was made by another configuration and when another process writes it.
+        """
+        self.path = path
+        self._open = ExitStack()
+        try:
+            env = environment()
+            shared = {key: config[key] for key in ("dimensions", "items", "seed")}
+            self.items = self._stage(ITEMS, ITEMS, shared, env)
+            replies = {key: config[key] for key in ("subject", "conditions", "repeats")}
+            self.replies = self._stage(REPLIES, REPLIES, shared | replies, env)
+            self.verdicts = {
+                name: self._stage(
+                    verdicts_folder(name),
+                    VERDICTS,
+                    {"judge": judge, "judge_repeats": config["judge_repeats"], "seed": config["seed"]},
+                    env,
+                )
+                for name, judge in config["judges"].items()
+            }
+            self._keep_config(config)
+        except BaseException:  # whatever came: nobody else would close what is open already; it goes on up
+            self._open.close()
+            raise
+
+    def _stage(self, folder: str, stage: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> RunFolder:
+        return self._open.enter_context(RunFolder.open(self.path / folder, config, env, kind=kind_of(stage)))
+
+    def _keep_config(self, config: Mapping[str, Any]) -> None:
+        file = self.path / CONFIG
+        judges: dict[str, Any] = {}
+        if file.exists():
+            old = read_json(file)
+            judges = old.get("judges", {})
+            shared = {name: judge for name, judge in config["judges"].items() if name in judges}
+            compared = {name: judges[name] for name in shared}
+            if changes := list(differences(old | {"judges": compared}, {**config, "judges": shared})):
+                raise RunError(
+                    f"{self.path} was made by another configuration: {'; '.join(changes)}. Repeat the command with "
+                    "the folder's own settings (a judge may be added), or name another --run."
+                )
+        write_json_atomic(file, {**config, "judges": judges | dict(config["judges"])})
+
+    def keep_items(self, material: Material) -> None:
+        """Record the items that are not there yet."""
+        for item in material.items:
+            if self.items.wants(item.id):
+                self.items.append(to_record(item))
+        self.items.flush()
+
+    def recorded(self) -> dict[str, Reply]:
+        """The replies of earlier starts, by id.
+
+        Raises `RunError` for a damaged one, and for a verdict whose reply was lost, as a power cut can do: the verdict
+        would be taken for one on the reply that is made in its place.
+        """
+        found = {record["id"]: to_reply(record) for record in read_records(self.replies.path, kind_of(REPLIES))}
+        for judge, stage in self.verdicts.items():
+            for verdict in stage.done:
+                reply = verdict.rpartition("/")[0].removesuffix(f"/{judge}")
+                if reply not in found:
+                    raise RunError(
+                        f"{stage.path} has a verdict on the reply {reply!r}, which is not in {self.replies.path}: "
+                        "remove the verdict's line to have both made again."
+                    )
+        return found
+
+    def recorded_tokens(self, judge: str) -> list[Mapping[str, int]]:
+        """What each verdict of earlier starts cost."""
+        return [record["tokens"] for record in read_records(self.verdicts[judge].path, kind_of(VERDICTS))]
+
+    def __enter__(self) -> AgencyFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+def verdicts_folder(judge: str) -> str:
+    """The folder of a judge's verdicts: its name, as far as file names can hold it, and six digits of its hash."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", judge).strip("-.")[:60]
+    return f"{VERDICTS}-{words}-{hashlib.sha256(judge.encode()).hexdigest()[:6]}"

@@ -1,0 +1,212 @@
+"""What calls to endpoints cost, by role and model, and the budget that they must not pass.
+
+Four things can become of a call that was sent, and they are never added up:
+
+    delivered     its answer came in full: its tokens are what the server said, and sum to the server's own counters
+    untold        ... in full, but the server did not say what it cost
+    refused       the server answered with an error status, such as 429
+    undelivered   the answer never came, came cut short, or could not be read; the server may have billed it
+
+A price that is not known is None, and so is every sum that it belongs to: never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from inferalign.core.config import read_toml
+from inferalign.core.errors import InputError, RunError
+from inferalign.engines.chat_api import ChatTokens
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """For a million tokens each, in a currency of the user's choice."""
+
+    input: float
+    output: float
+    cached: float | None = None
+    """None: input tokens that the server had cached cost what the others do."""
+
+    def of(self, tokens: ChatTokens) -> float:
+        cached = self.input if self.cached is None else self.cached
+        fresh = tokens.prompt - tokens.cached
+        return (fresh * self.input + tokens.cached * cached + tokens.completion * self.output) / MILLION
+
+
+def read_prices(path: Path | str) -> dict[str, Price]:
+    """Prices by model from a TOML file: a table `["MODEL"]` each, with `input`, `output` and perhaps `cached`.
+
+    Raises `InputError` that names the file and the model.
+    """
+    prices = {}
+    for model, table in read_toml(path).items():
+        where = f"{path}: [{model!r}]"
+        if not isinstance(table, dict) or not {"input", "output"} <= table.keys() <= {"input", "output", "cached"}:
+            raise InputError(f"{where} is no price: give input and output, for a million tokens, and perhaps cached")
+        for name, value in table.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise InputError(f"{where}: {name} = {value!r} is no price: give a number of 0 or more")
+        prices[model] = Price(**table)
+    return prices
+
+
+@dataclass(kw_only=True)
+class Account:
+    """The calls of one role to one model."""
+
+    role: str
+    """What the calls were for: subject, judge, generator, ..."""
+    model: str
+    """As the user named it, endpoint included."""
+    price: Price | None
+    delivered: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of `prompt_tokens`."""
+    untold: int = 0
+    """Of `delivered`."""
+    refused: int = 0
+    undelivered: int = 0
+
+    @property
+    def cost(self) -> float | None:
+        """Of what was delivered; None when the price or a part of the tokens is not known."""
+        if self.price is None or self.untold:
+            return None
+        return self.price.of(self._tokens)
+
+    @property
+    def _tokens(self) -> ChatTokens:
+        return ChatTokens(prompt=self.prompt_tokens, completion=self.completion_tokens, cached=self.cached_tokens)
+
+    def add(self, tokens: ChatTokens | None) -> None:
+        """A call that was delivered; None: the server did not say what it cost."""
+        self.delivered += 1
+        if tokens is None:
+            self.untold += 1
+        else:
+            self.prompt_tokens += tokens.prompt
+            self.completion_tokens += tokens.completion
+            self.cached_tokens += tokens.cached
+
+
+@dataclass
+class Call:
+    """One call on its way. Whoever carries it says what became of it."""
+
+    outcome: Literal["unsent", "delivered", "refused", "undelivered"] = "unsent"
+    tokens: ChatTokens | None = None
+
+    def sent(self) -> None:
+        """From here on it may be billed, whatever happens."""
+        self.outcome = "undelivered"
+
+    def arrived(self, tokens: ChatTokens | None) -> None:
+        self.outcome, self.tokens = "delivered", tokens
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """The accounts of a run. One event loop."""
+
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """By the model's name, with its endpoint (`MODEL@URL`) or without."""
+    budget: float | None = None
+    """In the currency of the prices; None: no limit."""
+    accounts: dict[tuple[str, str], Account] = field(default_factory=dict)
+    _committed: float = 0.0
+    """Spent, in flight at its reservation, or undelivered at its reservation."""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not self.budget > 0:
+            raise InputError(f"a budget of {self.budget:g} pays for no call: give one above 0, or leave it out")
+
+    def account(self, role: str, model: str) -> Account:
+        """The account of `role` with `model` (a name as the user gave it), opened if need be.
+
+        Raises `InputError` when there is a budget and no price: an unknown cost cannot be kept under it.
+        """
+        if (role, model) not in self.accounts:
+            bare = re.sub(r"@https?://.*", "", model)
+            price = self.prices.get(model, self.prices.get(bare))
+            if price is None and self.budget is not None:
+                raise InputError(f"a budget needs a price for {bare!r}: add a table [{bare!r}] to the price file")
+            self.accounts[role, model] = Account(role=role, model=model, price=price)
+        return self.accounts[role, model]
+
+    def recall(self, account: Account, tokens: ChatTokens | None) -> None:
+        """A call that an earlier start of the run had delivered, from its record: it counts towards the budget."""
+        account.add(tokens)
+        if account.price is not None and tokens is not None:
+            self._committed += account.price.of(tokens)
+
+    @contextmanager
+    def call(self, account: Account, reserve: ChatTokens) -> Iterator[Call]:
+        """Reserves what a call may cost at most; at the end, books what became of it.
+
+        Raises `RunError` when the budget has no room for it.
+        """
+        most = 0.0 if account.price is None else account.price.of(reserve)
+        if self.budget is not None and self._committed + most > self.budget:
+            raise RunError(
+                f"the budget of {self.budget:g} has no room for another call: {self._committed:.4g} is spent or "
+                f"reserved, and a call to {account.model} ({account.role}) may cost {most:.4g}. What is finished is "
+                "kept: raise the budget and repeat the same command."
+            )
+        self._committed += most
+        call = Call()
+        try:
+            yield call
+        finally:
+            if call.outcome == "delivered":
+                account.add(call.tokens)
+            elif call.outcome == "refused":
+                account.refused += 1
+            elif call.outcome == "undelivered":
+                account.undelivered += 1
+            # What may have been billed without our seeing it stays reserved: a budget is an upper limit.
+            if call.outcome in ("unsent", "refused"):
+                self._committed -= most
+            elif account.price is not None and call.tokens is not None:
+                self._committed += account.price.of(call.tokens) - most
+
+    @property
+    def cost(self) -> float | None:
+        """Of all that was delivered; None when one account's cost is not known, and for a run without calls 0."""
+        costs = [account.cost for account in self.accounts.values() if account.delivered]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    @property
+    def at_most(self) -> float | None:
+        """The cost if every undelivered or untold call was billed at its reservation; None without all prices."""
+        if any(account.price is None for account in self.accounts.values()):
+            return None
+        return self._committed
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values for a run's metrics: one row an account, and the sums. An unknown cost is null."""
+        rows = [
+            {
+                "role": account.role,
+                "model": account.model,
+                "delivered": account.delivered,
+                "prompt_tokens": account.prompt_tokens,
+                "completion_tokens": account.completion_tokens,
+                "cached_tokens": account.cached_tokens,
+                "untold": account.untold,
+                "refused": account.refused,
+                "undelivered": account.undelivered,
+                "cost": account.cost,
+            }
+            for account in self.accounts.values()
+        ]
+        return {"accounts": rows, "cost": self.cost, "cost_at_most": self.at_most, "budget": self.budget}

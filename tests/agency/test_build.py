@@ -1,0 +1,97 @@
+"""`agency build` against the mock server: items out of a generator and a validator, resumably."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferalign.agency.build import Built, build, prepare_build
+from inferalign.agency.item_source import gather
+from inferalign.agency.requests import BuildRequest, EndpointFlags
+from inferalign.core.errors import InputError, RunError
+from inferalign.core.files import read_json
+from inferalign.engines.remote_http import DEFAULT_KEY
+from tests.agency.serving import CHAT, requests, serving
+from tests.mock_server import MockServer, Settings
+
+ANY = Settings(models="")
+DIMENSION = "ask_clarifying_questions"
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DEFAULT_KEY, raising=False)
+
+
+def asked(server: MockServer, run: Path, **more: Any) -> BuildRequest:
+    fixed = {"generator": f"writer@{server.url}", "validator": f"reader@{server.url}", "dimension": (DIMENSION,)}
+    # The mock writes words at random: no message is good enough for the dimension's own least score.
+    return BuildRequest(**{"run": run, "simulate": 60, "select": 4, "min_score": 1, **fixed} | more)
+
+
+def made(request: BuildRequest, endpoint: EndpointFlags | None = None) -> Mapping[str, Built]:
+    return asyncio.run(build(prepare_build(request, endpoint)))
+
+
+def test_items_come_out_as_a_run_reads_them_and_a_repeat_asks_nothing(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        request = asked(server, tmp_path / "run")
+        built = made(request)[DIMENSION]
+        asked_for = requests(server)
+        items = (tmp_path / "run" / "items.jsonl").read_bytes()
+        costs = read_json(tmp_path / "run" / "costs.json")
+        assert sum(account["delivered"] for account in costs["accounts"]) == server.paths[CHAT].delivered
+        assert made(request)[DIMENSION] == built
+        assert requests(server) == asked_for
+        assert read_json(tmp_path / "run" / "costs.json") == costs
+    assert (tmp_path / "run" / "items.jsonl").read_bytes() == items
+    material = gather(str(tmp_path / "run" / "items.jsonl"), (), limit=None, seed=0)
+    assert [item.id for item in material.items] == [item.id for item in built.chosen.items]
+    assert len(material.items) == 4
+    metrics = read_json(tmp_path / "run" / "metrics.json")["dimensions"][DIMENSION]
+    assert metrics["pool"]["items"] == len(built.pool.items)
+    assert metrics["selected"]["items"] == [item.id for item in material.items]
+
+
+def test_errors_of_transport_change_no_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inferalign.agency.build.BASE_DELAY", 0.001)
+    with serving(ANY) as server:
+        calm = made(asked(server, tmp_path / "calm"))[DIMENSION]
+    with serving(Settings(models="", errors=0.3)) as server:
+        rough = made(asked(server, tmp_path / "rough"))[DIMENSION]
+    assert [item.id for item in rough.chosen.items] == [item.id for item in calm.chosen.items]
+
+
+def test_too_few_messages_left_says_what_became_of_them(tmp_path: Path) -> None:
+    with serving(ANY) as server, pytest.raises(InputError, match=r"--select 30, and \d+ messages are left \(.*below"):
+        made(asked(server, tmp_path / "run", simulate=30, select=30, min_score=1000))
+    assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
+
+
+def test_another_request_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        made(asked(server, tmp_path / "run"))
+        with pytest.raises(RunError, match="select is 4 there and 3 here"):
+            made(asked(server, tmp_path / "run", select=3))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"generator": None}, "no generator: name one with --generator"),
+        ({"validator": None}, "no validator: name one with --validator"),
+        ({"validator": "reader"}, "names no endpoint"),
+        ({"simulate": 0}, "--simulate 0"),
+        ({"select": 61}, "--select 61 of 60 messages"),
+        ({"dimension": ("x",)}, "unknown dimension 'x'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_asked(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    fixed = {"generator": "w@http://127.0.0.1:9/v1", "validator": "r@http://127.0.0.1:9/v1", "simulate": 60}
+    with pytest.raises(InputError, match=message):
+        prepare_build(BuildRequest(**{"run": tmp_path / "run", **fixed} | more))
+    assert not (tmp_path / "run").exists()

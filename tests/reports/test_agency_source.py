@@ -1,0 +1,100 @@
+"""Runs side by side: items that must be one, subjects told apart, the judge that is reported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferalign.agency.table import Arm
+from inferalign.core.errors import InputError, RunError
+from inferalign.reports.agency_source import chosen_judge, read_evidence
+from tests.reports.agency_run import write_run
+
+ONE = ("defer_important_decisions",)
+
+
+def small(path: Path, **settings: object) -> Path:
+    return write_run(path, dimensions=ONE, **{"count": 3, "subjects": ["m"], "judges": ["j"], **settings})  # type: ignore[arg-type]
+
+
+def test_a_subject_of_two_runs_is_told_apart_and_keeps_its_verdicts(tmp_path: Path) -> None:
+    paths = [small(tmp_path / "before"), small(tmp_path / "after", subjects=["m", "n"])]
+    evidence = read_evidence(paths)
+    assert evidence.table.arms == [Arm("m [after]", "default"), Arm("m [before]", "default"), Arm("n", "default")]
+    assert evidence.arms == ((Arm("m [before]", "default"),), (Arm("m [after]", "default"), Arm("n", "default")))
+    assert evidence.table.item_id.size == 3
+    alone = read_evidence(paths[:1])
+    for arm, other in ((evidence.arms[0][0], Arm("m", "default")),):
+        together = evidence.table.item_scores(arm, ONE[0], "j")
+        apart = alone.table.item_scores(other, ONE[0], "j")
+        assert together.mean.tolist() == apart.mean.tolist()
+        assert together.counts == apart.counts
+
+
+def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    evidence = read_evidence([small(tmp_path / "a" / "run"), small(tmp_path / "b" / "run")])
+    assert [run.name for run in evidence.runs] == ["run", "run (2)"]
+    assert {arm.subject for arm in evidence.table.arms} == {"m [run]", "m [run (2)]"}
+
+
+def test_items_that_differ_are_refused(tmp_path: Path) -> None:
+    paths = [small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"])]
+    shard = paths[1] / "items" / "records" / "main.jsonl"
+    shard.write_text(shard.read_text().replace("Message 1", "Message one"))
+    with pytest.raises(RunError, match=r"item 'def-001' is not the same in a and in b"):
+        read_evidence(paths)
+
+
+def test_runs_without_a_judge_in_common_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no judge in common \(a: j; b: k\)"):
+        read_evidence([small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"], judges=["k"])])
+
+
+def test_the_panel_is_of_the_judges_that_all_runs_share(tmp_path: Path) -> None:
+    paths = [small(tmp_path / "a", judges=["j", "k"]), small(tmp_path / "b", subjects=["n"], judges=["j", "l"])]
+    evidence = read_evidence(paths)
+    assert evidence.judge == "j"
+    assert evidence.judges == ("j", "k", "l")
+
+
+@pytest.mark.parametrize(
+    ("judges", "wanted", "chosen"),
+    [
+        (["a"], None, "a"),
+        (["a", "b"], None, "panel"),
+        (["a", "oracle"], None, "oracle"),
+        (["a", "b"], "b", "b"),
+        (["a", "oracle"], "panel", "panel"),
+    ],
+)
+def test_the_reported_judge(judges: list[str], wanted: str | None, chosen: str) -> None:
+    assert chosen_judge(judges, wanted) == chosen
+
+
+def test_an_unknown_judge_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the judge 'judge-on'\. Did you mean 'judge-one'\? There are: judge-one\."):
+        chosen_judge(["judge-one"], "judge-on")
+    with pytest.raises(InputError, match="no verdicts of the judge 'panel'"):
+        chosen_judge(["a"], "panel")
+
+
+def test_a_panel_needs_to_know_the_issues(tmp_path: Path) -> None:
+    run = small(tmp_path / "a", judges=["j", "k"])
+    for shard in run.glob("items/records/*.jsonl"):
+        shard.write_text(shard.read_text().replace(ONE[0], "my_own"))
+    with pytest.raises(InputError, match=r"the issues of my_own are not known.*name one with --judge"):
+        read_evidence([run])
+    assert read_evidence([run], judge="k").letters("my_own") == tuple("ABCDEF")
+    assert read_evidence([run], panel=False).judge == "j"
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no verdicts"):
+        read_evidence([tmp_path])
+
+
+def test_environments_are_kept_once(tmp_path: Path) -> None:
+    run = small(tmp_path / "a")
+    assert len(read_evidence([run]).runs[0].environments) == 1
+    (run / "env.json").write_text(json.dumps({"inferalign": "0.2.0"}))
+    assert [env["inferalign"] for env in read_evidence([run]).runs[0].environments] == ["0.2.0", "0.1.0"]
