@@ -12,12 +12,8 @@ from rich.console import Console
 
 from inferalign.cli.main import build_app
 
-<<<<<<< HEAD
 SANDBOX = ("sample", "grade", "audit", "train", "pairs", "train-reward")
-=======
-SANDBOX = ("sample", "grade", "train", "train-reward")
 AGENCY = ("run", "build", "new-dimension", "report", "compare", "audit", "export")
->>>>>>> main
 PAGES = (
     (),
     ("agency",),
