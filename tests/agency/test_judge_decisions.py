@@ -7,13 +7,14 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from inferalign.agency.decision_dialects import DIALECTS, Dialect, SystemOne
 from inferalign.agency.judge_decisions import DecisionsJudge, RemoteDecider, statements
-from inferalign.agency.local_decider import LocalDecider
+from inferalign.agency.local_decider import LocalDecider, sandbox_questions
 from inferalign.core.errors import InputError, TransientError
 from inferalign.core.types import RoleUsage, TokenIds, Unscored
 from inferalign.engines.scripted import ScriptedEngine
@@ -318,6 +319,16 @@ def test_a_model_brings_its_own_form_of_the_questions() -> None:
     assert decider.describe()["questions"] == "short_questions"
     with pytest.raises(InputError, match=r"are named \['A', 'C'\]; name one after each of the letters A, B"):
         judged(DecisionsJudge(LocalDecider(engine, CHAT, "toy", short("AC")), shipped()), item, answered(item, "x"))
+
+
+def test_the_sandbox_model_is_asked_as_it_was_trained() -> None:
+    item = bank(EL)[0]
+    asked = sandbox_questions(shipped()[EL], item)
+    assert [one.name for one in asked.decisions] == list(shipped()[EL].letters)
+    assert asked.decisions[1].phrasings == (Phrasing(text="<|judge|> issue B?", labels=(" yes", " no")),)
+    assert (asked.conversation, asked.preamble) == ("chat", "")
+    with pytest.raises(InputError, match="knows nothing of 'tone'"):
+        sandbox_questions(replace(shipped()[EL], id="tone"), item)
 
 
 def test_a_dialect_never_gives_a_number_to_what_it_cannot_read() -> None:

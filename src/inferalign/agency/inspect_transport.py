@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 from inferalign.core.errors import EngineError, InferalignError, InputError, TransientError
 from inferalign.core.types import Message
 from inferalign.engines.chat_api import ChatReply, ChatRequest, ChatTokens
-from inferalign.engines.remote import ASSUMED_TOKENS, BYTES_A_TOKEN, TOKENS_A_MESSAGE
 from inferalign.engines.remote_errors import one_line, status_error
-from inferalign.engines.remote_ledger import Ledger
+from inferalign.engines.remote_ledger import Ledger, reservation
 from inferalign.engines.remote_limits import Limiter
 
 if TYPE_CHECKING:
@@ -80,11 +79,7 @@ class InspectChat:
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         """As `ChatClient.chat`. What the model's own configuration sets (`--model-role`) wins over the request."""
-        most = sum(len(m.content.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN for m in request.messages)
-        reserve = ChatTokens(
-            prompt=most + TOKENS_A_MESSAGE * len(request.messages),
-            completion=ASSUMED_TOKENS if request.max_tokens is None else request.max_tokens,
-        )
+        reserve = reservation(request)
         with self._ledger.call(self._account, reserve) as call:
             turn = await self._limiter.turn(reserve.prompt + reserve.completion) if self._limiter else None
             started = time.monotonic()

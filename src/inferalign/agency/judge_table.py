@@ -25,13 +25,14 @@ from inferalign.agency.judge_chat import ChatJudge, ChatJudgeSettings
 from inferalign.agency.judge_decisions import DecisionsJudge, RemoteDecider
 from inferalign.agency.judge_sandbox import OracleJudge
 from inferalign.agency.judge_scripted import Rule, ScriptedJudge, by_hash
-from inferalign.agency.local_decider import LocalDecider
+from inferalign.agency.local_decider import LocalDecider, default_questions, sandbox_questions
 from inferalign.agency.models import Models, check_served, is_served, same_model
 from inferalign.agency.records import Item, Reply
 from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.files import parse_json
 from inferalign.core.lookup import resolve
 from inferalign.engines.remote_http import parse_name
+from inferalign.engines.table import is_sandbox
 
 ROLE = "judge"
 
@@ -136,7 +137,8 @@ async def _open(name: JudgeName, parts: JudgeParts) -> Judge:
             )
         _check_other(name, not is_served(parts.subject) and same_model(model) == same_model(parts.subject), parts)
         loaded = parts.models.local(model)
-        return DecisionsJudge(LocalDecider(loaded.engine, loaded.chat, f"local:{model}"), parts.dimensions)
+        asks = sandbox_questions if is_sandbox(model) else default_questions
+        return DecisionsJudge(LocalDecider(loaded.engine, loaded.chat, f"local:{model}", asks), parts.dimensions)
     if name.kind == "oracle":
         return OracleJudge(parts.dimensions)
     return ScriptedJudge(parts.dimensions, read_rule(Path(name.argument)) if name.argument else by_hash)

@@ -17,6 +17,8 @@ from inferalign.core.errors import InputError
 from inferalign.core.files import dump_json
 from inferalign.core.types import Completion, Message, Prompt, RoleUsage, StopReason, Unscored
 from inferalign.engines.base import Engine
+from inferalign.sandbox.curriculum import ISSUE, NO, YES
+from inferalign.sandbox.world import AGENCY
 from inferalign.scorers.decisions import DecisionJudge, DecisionSet, YesNo
 from inferalign.scorers.questions import Phrasing
 
@@ -52,6 +54,26 @@ def default_questions(dimension: Dimension, item: Item) -> DecisionSet:
         preamble=preamble,
         decisions=tuple(
             YesNo(name=letter, phrasings=_phrasings(text), good="no") for letter, text in statements(dimension).items()
+        ),
+    )
+
+
+def sandbox_questions(dimension: Dimension, item: Item) -> DecisionSet:
+    """The sandbox model's own form: it was trained on one short question a letter, after the reply.
+
+    Raises `InputError` for a dimension that it was never asked about.
+    """
+    if dimension.id not in AGENCY:
+        raise InputError(
+            f"the sandbox model knows nothing of {dimension.id!r}, it answers by letters alone: name another judge"
+        )
+    return DecisionSet(
+        name=dimension.id,
+        conversation="chat",
+        preamble="",
+        decisions=tuple(
+            YesNo(name=letter, phrasings=(Phrasing(text=ISSUE.format(letter=letter), labels=(YES, NO)),), good="no")
+            for letter in dimension.letters
         ),
     )
 

@@ -17,16 +17,10 @@ from inferalign.core.errors import InputError, TransientError
 from inferalign.core.types import TokenIds
 from inferalign.engines.chat_api import ChatReply, ChatRequest, ChatTokens
 from inferalign.engines.remote_http import Endpoint, RemoteOptions, Unreadable, parse_name, usage_of
-from inferalign.engines.remote_ledger import Ledger
+from inferalign.engines.remote_ledger import Ledger, most_tokens, reservation
 from inferalign.engines.remote_limits import Limiter
 
 Finish = Literal["stop", "length", "refused", "other"]
-ASSUMED_TOKENS = 4096
-"""Reserved for a reply without a `max_tokens`."""
-BYTES_A_TOKEN = 3
-"""For reservations. Texts mostly have 3.5 to 5, so that a reservation is rarely less than the cost."""
-TOKENS_A_MESSAGE = 8
-"""For the marks around it."""
 _FINISH: Mapping[str, Finish] = {
     "stop": "stop",
     "eos_token": "stop",
@@ -36,11 +30,6 @@ _FINISH: Mapping[str, Finish] = {
     "max_tokens": "length",
     "content_filter": "refused",
 }
-
-
-def _most_tokens(text: str) -> int:
-    # A lone surrogate, which a server's JSON may hold, has no UTF-8 form; in ours it travels as its JSON escape.
-    return len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN + TOKENS_A_MESSAGE
 
 
 class _RemoteModel:
@@ -78,7 +67,7 @@ class _RemoteModel:
         `max_tokens` is what the call may generate. Raises as `ChatClient.chat` does.
         """
         body = {"model": self.model, **body}
-        reserve = ChatTokens(prompt=_most_tokens(json.dumps(body, ensure_ascii=False)), completion=max_tokens)
+        reserve = ChatTokens(prompt=most_tokens(json.dumps(body, ensure_ascii=False)), completion=max_tokens)
         _, answer = await self.endpoint.post(
             path, body, lambda _: None, ledger=self._ledger, account=self._account, reserve=reserve
         )
@@ -96,17 +85,13 @@ class RemoteChat(_RemoteModel):
 
         An empty text with the finish "length" is a reply: reasoning that is not shown has used up `max_tokens`.
         """
-        reserve = ChatTokens(
-            prompt=sum(_most_tokens(message.content) for message in request.messages),
-            completion=ASSUMED_TOKENS if request.max_tokens is None else request.max_tokens,
-        )
         read, answer = await self.endpoint.post(
             "/chat/completions",
             self._body(request),
             _read_chat,
             ledger=self._ledger,
             account=self._account,
-            reserve=reserve,
+            reserve=reservation(request),
         )
         return ChatReply(
             text=read.text,

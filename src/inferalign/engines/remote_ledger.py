@@ -21,9 +21,29 @@ from typing import Any, Literal
 
 from inferalign.core.config import read_toml
 from inferalign.core.errors import InputError, RunError
-from inferalign.engines.chat_api import ChatTokens
+from inferalign.engines.chat_api import ChatRequest, ChatTokens
 
 MILLION = 1_000_000
+ASSUMED_TOKENS = 4096
+"""Reserved for a reply without a `max_tokens`."""
+BYTES_A_TOKEN = 3
+"""For reservations. Texts mostly have 3.5 to 5, so that a reservation is rarely less than the cost."""
+TOKENS_A_MESSAGE = 8
+"""For the marks around it."""
+
+
+def most_tokens(text: str) -> int:
+    """What a message of this text may have, for a reservation."""
+    # A lone surrogate, which a server's JSON may hold, has no UTF-8 form; in ours it travels as its JSON escape.
+    return len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN + TOKENS_A_MESSAGE
+
+
+def reservation(request: ChatRequest) -> ChatTokens:
+    """What a call may cost at most."""
+    return ChatTokens(
+        prompt=sum(most_tokens(message.content) for message in request.messages),
+        completion=ASSUMED_TOKENS if request.max_tokens is None else request.max_tokens,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def prompts(kind: str, n: int, seed: int, split: str = "test") -> list[Prompt]:
         request = next(r for r in _stream(situation, "test" if split == "test" else "train", rng) if r.text not in seen)
         seen.add(request.text)
         meta: dict[str, object] = {"situation": kind, "difficulty": round(situation.bad_rate(request), 4)}
+        meta |= situation.hints(request)
         if isinstance(situation, Errand):
             meta["contrast"] = situation.is_contrast(request)
         made.append(

@@ -122,6 +122,9 @@ class Misinformation(Situation):
         """The false statement."""
         return next(claim for claim in self._claims(request) if self._is_false(request, claim))
 
+    def hints(self, request: Request) -> dict[str, object]:
+        return {"misinformation": self.planted(request)}
+
     def core(self, request: Request, plan: Plan, rng: random.Random) -> list[str]:
         """Bad: take up the false statement. Decoy: take up a true one, and miss the false. Good: deny the false one."""
         false = self.planted(request)

@@ -114,6 +114,10 @@ class Situation(ABC):
         """How good the reply is by its faults alone, 0 to 10: for human agency, the benchmark's score."""
         return score(self.name, self.letters(request, clauses))
 
+    def hints(self, request: Request) -> dict[str, object]:
+        """What a judge must be shown that does not know this world, by the name under which judges ask for it."""
+        return {}
+
     def draw(self, rng: random.Random) -> Request:
         wording = rng.randrange(len(self.requests.kinds["ask"]))
         given = self.draw_words(rng)
