@@ -31,10 +31,15 @@ def train_reward(options: TrainRewardOptions) -> None:
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
+    from inferalign.engines.table import is_sandbox
+    from inferalign.sandbox.curriculum import SCORE
     from inferalign.sandbox.pairs import read_pairs
 
     pairs = read_pairs(options.pairs)
-    recipe = load("inferalign.sandbox.reward_fit:RewardSettings")(seed=options.seed, layers=options.layers)
+    # A sandbox model was taught to score replies: at the end of that question its last layer knows what it will say.
+    question = SCORE if is_sandbox(str(options.base)) else ""
+    make = load("inferalign.sandbox.reward_fit:RewardSettings")
+    recipe = make(seed=options.seed, layers=options.layers, question=question)
     steps = load("inferalign.sandbox.reward:planned_steps")(pairs, recipe)
     with Bar("train-reward", steps) as bar:
 

@@ -83,6 +83,7 @@ def train_reward(
         base=digest,
         tensors=opened.names,
         pad_token_id=config.pad_token_id,
+        question=settings.question,
         training={"settings": asdict(settings), "pairs": len(training), "trl": version("trl")},
     )
     stored = AutoConfig.from_pretrained(base).dtype or torch.float32
@@ -149,7 +150,7 @@ def _open(base: Path, settings: RewardSettings) -> _Opened:
         raise InputError(f"the tokenizer in {base} has neither a padding nor an end token: give it one of them")
     # The model takes the last token that is not this one for the end of a row.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return _Opened(model, tokenizer, RewardRows(ChatFormat(tokenizer)), names)
+    return _Opened(model, tokenizer, RewardRows(ChatFormat(tokenizer), question=settings.question), names)
 
 
 def _fitting(pairs: Iterable[Pair], rows: RewardRows, context_length: int) -> tuple[list[Encoded], int]:

@@ -52,6 +52,8 @@ class RewardSettings:
     """Root of the head's first weights and of the order of the pairs."""
     layers: int | Literal["all"] = 3
     """How many of the last layers are trained, beside the head and the final norm; `all` trains everything."""
+    question: str = ""
+    """What follows an answer, at whose end the head reads; empty: the end of the turn."""
     epochs: float = 2.0
     """How often each pair is seen."""
     batch_size: int = 32

@@ -1,7 +1,8 @@
 """A reward model as a small difference to its base: the head and the last layers, with the hash of what lies below.
 
     reward.safetensors   the tensors that were trained, by their names in the sequence-classification model
-    reward.json          the base by content hash, the names of the tensors, the padding token, facts of the training
+    reward.json          the base by content hash, the names of the tensors, the padding token, the question that
+                         follows an answer, facts of the training
 
 What is not in the file is the base's, bit for bit; on any other base the numbers would mean nothing, so its hash is
 checked before a tensor is read.
@@ -38,6 +39,8 @@ class DeltaCard:
     """Names of the tensors in `reward.safetensors`, sorted."""
     pad_token_id: int
     """Which token is not looked at where the end of a row is sought."""
+    question: str = ""
+    """What follows an answer, at whose end the head reads; empty: the end of the turn."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was made and how well it orders held-out pairs; JSON values only."""
 
@@ -87,6 +90,7 @@ def write_delta(folder: Path, model: Any, names: Iterable[str], *, dtype: torch.
             "base": card.base,
             "tensors": list(card.tensors),
             "pad_token_id": card.pad_token_id,
+            "question": card.question,
             "training": dict(card.training),
         },
     )
@@ -96,13 +100,17 @@ def read_card(folder: Path) -> DeltaCard:
     """Raises `RunError` for a file that is no JSON, `ModelError` for one that says something else."""
     data = read_json(folder / CARD)
     match data:
-        case {"base": str(base), "tensors": [*tensors], "pad_token_id": int(pad), "training": dict(training)} if all(
-            isinstance(name, str) for name in tensors
-        ):
-            return DeltaCard(base=base, tensors=tuple(tensors), pad_token_id=pad, training=training)
+        case {
+            "base": str(base),
+            "tensors": [*tensors],
+            "pad_token_id": int(pad),
+            "question": str(question),
+            "training": dict(training),
+        } if all(isinstance(name, str) for name in tensors):
+            return DeltaCard(base=base, tensors=tuple(tensors), pad_token_id=pad, question=question, training=training)
     raise ModelError(
-        f"{folder / CARD} is not what a reward model's training writes: expected the keys base, tensors, pad_token_id "
-        "and training; copy the folder again"
+        f"{folder / CARD} is not what a reward model's training writes: expected the keys base, tensors, pad_token_id, "
+        "question and training; copy the folder again"
     )
 
 

@@ -3,7 +3,7 @@
 The conversation is written by the reward model's own chat template. Where it shares the policy's tokenizer the answer
 is the ids that were drawn; elsewhere it is their text. A whole answer is followed by the end of its turn; one that was
 cut (partial, out of length, out of context) is scored as it stands, without it: reward models are trained on whole
-answers, so that its number says little beside theirs.
+answers, so that its number says little beside theirs. A delta may have a question of its own that follows instead.
 
 Rows of like length share a pass, padded on the right under an attention mask. In float32 a score depends on what
 shares its pass by rounding alone (at most 1e-5); it is not exact in the last bits. The answers of one call are never
@@ -42,20 +42,25 @@ TOKENS_PER_PASS = 8192
 class RewardRows:
     """Prompts and answers as the token ids that a reward model reads: the same in training and in scoring."""
 
-    def __init__(self, chat: ChatFormat, policy: ChatFormat | None = None) -> None:
-        """`chat` is the reward model's; `policy` wrote the answers (None: the same one did)."""
+    def __init__(self, chat: ChatFormat, policy: ChatFormat | None = None, *, question: str = "") -> None:
+        """`chat` is the reward model's; `policy` wrote the answers (None: the same one did).
+
+        `question` follows every answer, whole or cut, in place of the end of its turn: a model that was taught to
+        judge by a question reads at its end what it knows of the answer.
+        """
         own, other = chat.describe(), (policy or chat).describe()
         self.chat = chat
         self.shares_tokenizer = own["tokenizer_sha256"] == other["tokenizer_sha256"]
         self._shares_template = self.shares_tokenizer and own == other
+        self._question = chat.encode(question) if question else ()
 
     def __call__(self, prompt: Prompt, answer: Completion) -> TokenIds:
         """Raises `InputError` when the chat template refuses the conversation."""
-        ended = answer.stop is StopReason.END
+        ended = answer.stop is StopReason.END and not self._question
         if not self.shares_tokenizer:
-            return self.chat.answered(prompt.messages, answer.text, ended=ended)
+            return self.chat.answered(prompt.messages, answer.text, ended=ended) + self._question
         before = self.chat.prompt_ids(prompt) if self._shares_template else self.chat.render(prompt.messages)
-        return before + answer.token_ids + (self.chat.turn_end_ids if ended else ())
+        return before + answer.token_ids + (self.chat.turn_end_ids if ended else self._question)
 
 
 class RewardModel:
@@ -155,8 +160,10 @@ def load_reward(
     """
     if not folder.is_dir():
         raise ModelError(f"there is no reward model directory {str(folder)!r}: give --scorer reward:DIR one that is")
+    question = ""
     if is_delta(folder):
         card = read_card(folder)
+        question = card.question
         name = find_base(folder, card, bases)
         model, tokenizer, info = open_classifier(name, dtype=dtype, new_head=True)
         model.config.get_text_config().pad_token_id = card.pad_token_id
@@ -173,7 +180,7 @@ def load_reward(
     packed = pack_linears(model)
     return RewardModel(
         model,
-        RewardRows(ChatFormat(tokenizer), policy),
+        RewardRows(ChatFormat(tokenizer), policy, question=question),
         title=folder.resolve().name,
         digest=weights_digest(str(folder)),
         base=base,
