@@ -199,6 +199,17 @@ def test_a_budget_stops_before_it_is_passed_and_counts_the_whole_run(tmp_path: P
         assert spent == pytest.approx((seen.prompt_tokens + seen.completion_tokens) / 1000)
 
 
+def test_calls_at_once_do_not_use_a_budget_up_that_their_costs_leave_room_in(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["subject"]\ninput = 1\noutput = 4\n["judge"]\ninput = 1\noutput = 4\n')
+    with serving(ANY) as server:
+        done(asked(server, tmp_path / "free", limit=2), EndpointFlags(prices=prices))
+        cost = read_json(tmp_path / "free" / "costs.json")["cost"]
+        # A verdict reserves 8192 tokens at 4 and its prompt, so the budget has room for two of them at once.
+        done(asked(server, tmp_path / "run", limit=2), EndpointFlags(prices=prices, budget=cost + 0.045))
+    assert read_json(tmp_path / "run" / "costs.json")["cost"] == pytest.approx(cost)
+
+
 def test_a_budget_without_room_for_the_first_call_says_so(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('["subject"]\ninput = 1000\noutput = 1000\n')

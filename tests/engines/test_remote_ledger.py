@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,32 @@ def test_the_budget_counts_what_is_reserved_undelivered_and_recalled() -> None:
     assert resumed.cost == pytest.approx(0.027)
     with pytest.raises(RunError, match="raise the budget and repeat the same command"):
         book(resumed, "delivered")
+
+
+def test_a_budget_waits_for_calls_in_flight_and_not_for_nothing() -> None:
+    # A reservation is .012, a delivered call .003: of 40 calls at once, 2 fit, and one after another 9.
+    ledger = Ledger(prices={"m": PRICE}, budget=0.0365)
+    account, reserve = ledger.account("judge", "m@https://a.example/v1"), ChatTokens(prompt=2000, completion=1000)
+    most = 0.0
+
+    async def call() -> None:
+        nonlocal most
+        await ledger.room(account, reserve)
+        with ledger.call(account, reserve) as one:
+            most = max(most, ledger.at_most or 0.0)
+            one.sent()
+            await asyncio.sleep(0)
+            one.arrived(TOKENS)
+
+    async def all_at_once() -> list[BaseException | None]:
+        return await asyncio.wait_for(asyncio.gather(*(call() for _ in range(40)), return_exceptions=True), 5)
+
+    ended = asyncio.run(all_at_once())
+    assert [error for error in ended if error is not None and not isinstance(error, RunError)] == []
+    assert ended.count(None) == account.delivered == 9
+    assert ledger.cost == pytest.approx(0.027)
+    assert most <= 0.0365
+    assert "0.027 is spent" in str(next(error for error in ended if error is not None))
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])

@@ -199,6 +199,7 @@ class Endpoint:
 
         Raises `RunError` for a budget without room, and the errors of `remote_errors`.
         """
+        await ledger.room(account, reserve)
         with ledger.call(account, reserve) as call:
             # A slot before the turn: whoever has a turn leaves at once, as the limits' arithmetic supposes.
             async with self._slots:

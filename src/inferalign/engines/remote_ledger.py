@@ -12,6 +12,7 @@ A price that is not known is None, and so is every sum that it belongs to: never
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,6 +126,9 @@ class Ledger:
     accounts: dict[tuple[str, str], Account] = field(default_factory=dict)
     _committed: float = 0.0
     """Spent, in flight at its reservation, or undelivered at its reservation."""
+    _in_flight: int = 0
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the next call comes to its end, and then another one."""
 
     def __post_init__(self) -> None:
         if self.budget is not None and not self.budget > 0:
@@ -149,20 +153,32 @@ class Ledger:
         if account.price is not None and tokens is not None:
             self._committed += account.price.of(tokens)
 
+    async def room(self, account: Account, reserve: ChatTokens) -> None:
+        """Waits while the budget has no room for a call only because of others that are in flight.
+
+        They cost less than they reserve, often a tenth: without this a few calls at once would use a budget up.
+        """
+        while self._in_flight and not self._fits(account, reserve):
+            await self._ended.wait()
+
+    def _fits(self, account: Account, reserve: ChatTokens) -> bool:
+        return self.budget is None or self._committed + _most(account, reserve) <= self.budget
+
     @contextmanager
     def call(self, account: Account, reserve: ChatTokens) -> Iterator[Call]:
         """Reserves what a call may cost at most; at the end, books what became of it.
 
-        Raises `RunError` when the budget has no room for it.
+        Raises `RunError` when the budget has no room for it; whoever can wait for that awaits `room` just before.
         """
-        most = 0.0 if account.price is None else account.price.of(reserve)
-        if self.budget is not None and self._committed + most > self.budget:
+        most = _most(account, reserve)
+        if not self._fits(account, reserve):
             raise RunError(
                 f"the budget of {self.budget:g} has no room for another call: {self._committed:.4g} is spent or "
                 f"reserved, and a call to {account.model} ({account.role}) may cost {most:.4g}. What is finished is "
                 "kept: raise the budget and repeat the same command."
             )
         self._committed += most
+        self._in_flight += 1
         call = Call()
         try:
             yield call
@@ -178,6 +194,9 @@ class Ledger:
                 self._committed -= most
             elif account.price is not None and call.tokens is not None:
                 self._committed += account.price.of(call.tokens) - most
+            self._in_flight -= 1
+            self._ended.set()
+            self._ended = asyncio.Event()
 
     @property
     def cost(self) -> float | None:
@@ -210,3 +229,8 @@ class Ledger:
             for account in self.accounts.values()
         ]
         return {"accounts": rows, "cost": self.cost, "cost_at_most": self.at_most, "budget": self.budget}
+
+
+def _most(account: Account, reserve: ChatTokens) -> float:
+    """What a call may cost; 0 where no price is known, which a budget does not allow."""
+    return 0.0 if account.price is None else account.price.of(reserve)
