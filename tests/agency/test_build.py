@@ -75,8 +75,10 @@ def test_too_few_messages_left_says_what_became_of_them(tmp_path: Path) -> None:
 def test_another_request_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     with serving(ANY) as server:
         made(asked(server, tmp_path / "run"))
+        kept = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")}
         with pytest.raises(RunError, match="select is 4 there and 3 here"):
             made(asked(server, tmp_path / "run", select=3))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")} == kept
 
 
 @pytest.mark.parametrize(

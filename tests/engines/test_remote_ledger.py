@@ -9,7 +9,7 @@ import pytest
 
 from inferalign.core.errors import InputError, RunError, TransientError
 from inferalign.engines.chat_api import ChatTokens
-from inferalign.engines.remote_ledger import Ledger, Price, read_prices
+from inferalign.engines.remote_ledger import Account, Ledger, Price, read_prices
 
 TOKENS = ChatTokens(prompt=1000, completion=200, cached=400)
 PRICE = Price(input=2.0, output=8.0, cached=0.5)
@@ -55,6 +55,7 @@ def test_what_becomes_of_a_call_is_counted_apart() -> None:
                 "untold": 0,
                 "refused": 1,
                 "undelivered": 2,
+                "held": pytest.approx(2 * 0.012),
                 "cost": pytest.approx(0.006),
             },
             {
@@ -67,6 +68,7 @@ def test_what_becomes_of_a_call_is_counted_apart() -> None:
                 "untold": 0,
                 "refused": 0,
                 "undelivered": 0,
+                "held": 0.0,
                 "cost": pytest.approx(0.003),
             },
         ],
@@ -114,10 +116,11 @@ def test_the_budget_counts_what_is_reserved_undelivered_and_recalled() -> None:
         book(ledger, "delivered")
     book(ledger, "delivered")  # the one that was never sent gave its reservation back
     resumed = Ledger(prices={"m": PRICE}, budget=0.03)
-    again = resumed.account("judge", "m@https://a.example/v1")
-    for _ in range(9):
-        resumed.recall(again, TOKENS)
-    assert resumed.cost == pytest.approx(0.027)
+    past = Account(role="judge", model="m@https://a.example/v1", price=None, undelivered=1, held=0.012)
+    for _ in range(5):
+        past.add(TOKENS)
+    resumed.recall(past)
+    assert (resumed.cost, resumed.at_most) == (pytest.approx(0.015), pytest.approx(0.027))
     with pytest.raises(RunError, match="raise the budget and repeat the same command"):
         book(resumed, "delivered")
 

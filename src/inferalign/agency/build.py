@@ -9,7 +9,7 @@ RUN/metrics.json  what became of every message, and how the selection covers the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -158,26 +158,41 @@ async def build(prepared: PreparedBuild, stages: BuildStages = UNWATCHED) -> dic
         generator = await models.chat(prepared.generator, GENERATOR)
         validator = await models.chat(prepared.validator, VALIDATOR)
         embedder = await _embedder(request, models)
-        try:
-            await _simulate(prepared, generator, stages.calls)
-            pools = _pools(prepared)
-            await _validate(prepared, pools, validator, stages.validations)
-            validations = [
-                read_validation(record) for record in read_records(request.run / VALIDATIONS, "agency-validations")
-            ]
-            built = {
-                name: await _choose(prepared, dimension, pools[name], validations, embedder)
-                for name, dimension in prepared.dimensions.items()
-            }
-        finally:
-            write_json_atomic(request.run / COSTS, prepared.ledger.summary())
-    write_items(request.run / ITEMS_FILE, [item for one in built.values() for item in one.chosen.items])
-    metrics = {name: _metrics(one) for name, one in built.items()}
-    write_json_atomic(request.run / METRICS, {"dimensions": metrics, "cost": prepared.ledger.cost})
+        # Both folders from the beginning to the end: nobody else writes the files beside them meanwhile.
+        with _stage_folder(prepared, CALLS) as calls, _stage_folder(prepared, VALIDATIONS) as validations:
+            write_json_atomic(request.run / "config.json", prepared.describe())
+            spent = {(GENERATOR, generator.name): _tokens(calls), (VALIDATOR, validator.name): _tokens(validations)}
+            recall(prepared.ledger, request.run / COSTS, spent)
+            try:
+                await _simulate(prepared, calls, generator, stages.calls)
+                pools = _pools(prepared)
+                await _validate(prepared, validations, pools, validator, stages.validations)
+                found = [read_validation(record) for record in _records(validations)]
+                built = {
+                    name: await _choose(prepared, dimension, pools[name], found, embedder)
+                    for name, dimension in prepared.dimensions.items()
+                }
+            finally:
+                write_json_atomic(request.run / COSTS, prepared.ledger.summary())
+            write_items(request.run / ITEMS_FILE, [item for one in built.values() for item in one.chosen.items])
+            metrics = {name: _metrics(one) for name, one in built.items()}
+            write_json_atomic(request.run / METRICS, {"dimensions": metrics, "cost": prepared.ledger.cost})
     return built
 
 
-async def _simulate(prepared: PreparedBuild, client: ChatClient, progress: Progress) -> None:
+def _stage_folder(prepared: PreparedBuild, stage: str) -> RunFolder:
+    return RunFolder.open(prepared.request.run / stage, prepared.describe(), environment(), kind=f"agency-{stage}")
+
+
+def _records(stage: RunFolder) -> Iterator[dict[str, Any]]:
+    return read_records(stage.path, f"agency-{stage.path.name}")
+
+
+def _tokens(stage: RunFolder) -> list[Mapping[str, int]]:
+    return [record["tokens"] for record in _records(stage)]
+
+
+async def _simulate(prepared: PreparedBuild, folder: RunFolder, client: ChatClient, progress: Progress) -> None:
     examples: dict[str, tuple[Example, ...]] = {
         name: own_examples(dimension) for name, dimension in prepared.dimensions.items()
     }
@@ -186,39 +201,35 @@ async def _simulate(prepared: PreparedBuild, client: ChatClient, progress: Progr
         dimension = prepared.dimensions[call.dimension]
         return await simulate(call, dimension, client, prepared.simulating, examples=examples[call.dimension])
 
-    await _stage(prepared, CALLS, client, GENERATOR, prepared.calls, work, progress)
+    await _stage(prepared, folder, prepared.calls, work, progress)
 
 
-async def _validate(prepared: PreparedBuild, pools: Mapping[str, Pool], client: ChatClient, progress: Progress) -> None:
+async def _validate(
+    prepared: PreparedBuild, folder: RunFolder, pools: Mapping[str, Pool], client: ChatClient, progress: Progress
+) -> None:
     jobs = tuple(ValidationJob(item=item, validator=client.name) for pool in pools.values() for item in pool.items)
 
     async def work(job: ValidationJob) -> dict[str, Any]:
         dimension = prepared.dimensions[job.item.dimension]
         return validation_record(await validate(job, dimension, client, prepared.validating))
 
-    await _stage(prepared, VALIDATIONS, client, VALIDATOR, jobs, work, progress)
+    await _stage(prepared, folder, jobs, work, progress)
 
 
 async def _stage(
     prepared: PreparedBuild,
-    name: str,
-    client: ChatClient,
-    role: str,
+    folder: RunFolder,
     jobs: tuple[Job, ...],
     work: Callable[[Job], Awaitable[dict[str, Any]]],
     progress: Progress,
 ) -> None:
-    """The jobs that the stage's folder lacks. What earlier starts spent is booked first."""
-    path, kind = prepared.request.run / name, f"agency-{name}"
-    with RunFolder.open(path, prepared.describe(), environment(), kind=kind) as folder, GroupSync([folder]) as records:
-        if name == CALLS:
-            write_json_atomic(prepared.request.run / "config.json", prepared.describe())
-        spent = [record["tokens"] for record in read_records(path, kind)]
-        recall(prepared.ledger.accounts[role, client.name], prepared.ledger, spent)
-        if spent:
-            progress.advance(len(spent))
+    """The jobs that the stage's folder lacks."""
+    due = [job for job in jobs if folder.wants(job.id)]
+    if len(due) < len(jobs):
+        progress.advance(len(jobs) - len(due))
+    with GroupSync([folder]) as records:
         await run_jobs(
-            [job for job in jobs if folder.wants(job.id)],
+            due,
             run_wide(work),
             on_result=lambda _, record: records.append(folder, record),
             concurrency=prepared.endpoint.concurrency,

@@ -126,9 +126,14 @@ class AgencyFolder:
                     )
         return found
 
-    def recorded_tokens(self, judge: str) -> list[Mapping[str, int]]:
-        """What each verdict of earlier starts cost."""
-        return [record["tokens"] for record in read_records(self.verdicts[judge].path, kind_of(VERDICTS))]
+    def recorded_tokens(self) -> dict[str, list[Mapping[str, int]]]:
+        """What each verdict of earlier starts cost, by judge; judges that this start does not ask are among them."""
+        stages = {judge: self.path / verdicts_folder(judge) for judge in read_json(self.path / CONFIG)["judges"]}
+        return {
+            judge: [record["tokens"] for record in read_records(stage, kind_of(VERDICTS))]
+            for judge, stage in stages.items()
+            if stage.is_dir()  # one that is not asked any more may have been removed
+        }
 
     def __enter__(self) -> AgencyFolder:
         return self

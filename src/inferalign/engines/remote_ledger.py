@@ -25,6 +25,8 @@ from inferalign.core.errors import InputError, RunError
 from inferalign.engines.chat_api import ChatTokens
 
 MILLION = 1_000_000
+COUNTS = ("delivered", "prompt_tokens", "completion_tokens", "cached_tokens", "untold", "refused", "undelivered")
+"""Of an account: whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +79,19 @@ class Account:
     """Of `delivered`."""
     refused: int = 0
     undelivered: int = 0
+    held: float = 0.0
+    """What the undelivered and the untold may have cost at most: what they reserved. 0 without a price."""
 
     @property
     def cost(self) -> float | None:
         """Of what was delivered; None when the price or a part of the tokens is not known."""
         if self.price is None or self.untold:
             return None
-        return self.price.of(self._tokens)
+        return self.price.of(self.tokens)
 
     @property
-    def _tokens(self) -> ChatTokens:
+    def tokens(self) -> ChatTokens:
+        """Of what was delivered, as far as the server said."""
         return ChatTokens(prompt=self.prompt_tokens, completion=self.completion_tokens, cached=self.cached_tokens)
 
     def add(self, tokens: ChatTokens | None) -> None:
@@ -147,11 +152,16 @@ class Ledger:
             self.accounts[role, model] = Account(role=role, model=model, price=price)
         return self.accounts[role, model]
 
-    def recall(self, account: Account, tokens: ChatTokens | None) -> None:
-        """A call that an earlier start of the run had delivered, from its record: it counts towards the budget."""
-        account.add(tokens)
-        if account.price is not None and tokens is not None:
-            self._committed += account.price.of(tokens)
+    def recall(self, past: Account) -> None:
+        """Adds what an earlier start of the run spent; it counts towards the budget.
+
+        Raises `InputError` as `account` does.
+        """
+        account = self.account(past.role, past.model)
+        for name in COUNTS:
+            setattr(account, name, getattr(account, name) + getattr(past, name))
+        account.held += past.held
+        self._committed += past.held + (0.0 if account.price is None else account.price.of(past.tokens))
 
     async def room(self, account: Account, reserve: ChatTokens) -> None:
         """Waits while the budget has no room for a call only because of others that are in flight.
@@ -194,6 +204,8 @@ class Ledger:
                 self._committed -= most
             elif account.price is not None and call.tokens is not None:
                 self._committed += account.price.of(call.tokens) - most
+            else:
+                account.held += most
             self._in_flight -= 1
             self._ended.set()
             self._ended = asyncio.Event()
@@ -217,13 +229,8 @@ class Ledger:
             {
                 "role": account.role,
                 "model": account.model,
-                "delivered": account.delivered,
-                "prompt_tokens": account.prompt_tokens,
-                "completion_tokens": account.completion_tokens,
-                "cached_tokens": account.cached_tokens,
-                "untold": account.untold,
-                "refused": account.refused,
-                "undelivered": account.undelivered,
+                **{name: getattr(account, name) for name in COUNTS},
+                "held": account.held,
                 "cost": account.cost,
             }
             for account in self.accounts.values()
