@@ -11,6 +11,7 @@ import pytest
 from inferalign.agency.benchmark import carry_out, prepare
 from inferalign.agency.requests import EndpointFlags, RunRequest
 from inferalign.agency.spending import recall
+from inferalign.agency.stored import read_run
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.engines.chat_api import ChatTokens
@@ -114,8 +115,12 @@ def test_calls_that_failed_stay_counted_when_the_command_is_repeated(
     with serving(Settings(models="", errors=0.5, faults="429,500,drop,garbage")) as server:
         request = asked(server, tmp_path / "run", f"chat:judge@{server.url}")
         monkeypatch.setattr("inferalign.agency.run.ATTEMPTS", 1)
-        with pytest.raises(RunError, match="failed"):
+        with pytest.raises(RunError, match="replies and verdicts failed.*repeat to try") as caught:
             done(request)
+        stored = read_run(tmp_path / "run")
+        held = f"run holds {len(stored.replies)} of 6 replies and {len(stored.verdicts)} of 6 verdicts."
+        assert str(caught.value).endswith(held)
+        assert 0 < len(stored.replies) < 6
         monkeypatch.setattr("inferalign.agency.run.ATTEMPTS", 12)
         done(request)
         seen = server.paths[CHAT]

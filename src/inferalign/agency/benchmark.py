@@ -173,11 +173,16 @@ async def carry_out(
             finally:
                 costs = prepared.ledger.summary()
                 write_json_atomic(request.run / COSTS, costs)
+            held = (len(folder.replies.done), sum(len(stage.done) for stage in folder.verdicts.values()))
     metrics, means = outcome(request.run, {name: one.rubric for name, one in material.dimensions.items()})
     metrics |= {"due": prepared.replies, "cost": costs["cost"]}
     write_json_atomic(request.run / METRICS, metrics)
     if failed is not None:
-        raise failed
+        replies, verdicts = held
+        raise RunError(
+            f"{failed} {request.run} holds {replies} of {prepared.replies} replies and {verdicts} of "
+            f"{prepared.verdicts} verdicts."
+        ) from failed
     return metrics, means
 
 

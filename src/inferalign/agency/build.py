@@ -236,6 +236,7 @@ async def _stage(
             retries=ATTEMPTS - 1,
             base_delay=BASE_DELAY,
             progress=progress,
+            what={CALLS: "calls of the generator"}.get(folder.path.name, folder.path.name),
         )
 
 

@@ -147,4 +147,5 @@ async def run(
             retries=ATTEMPTS - 1,
             base_delay=base_delay,
             progress=_Notes(stages.replies),
+            what="replies and verdicts",
         )

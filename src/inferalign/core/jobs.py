@@ -96,6 +96,7 @@ async def run_jobs(
     base_delay: float = 0.5,
     max_failures: int = 20,
     progress: Progress = QUIET,
+    what: str = "items",
 ) -> int:
     """Do `work` on every item and hand each result to `on_result`, in the order in which they finish.
 
@@ -105,6 +106,7 @@ async def run_jobs(
         retries: repeats of an item after a `TransientError`, waiting about `base_delay * 2**repeat` seconds, or
             as long as the server asked for where that is longer.
         max_failures: after so many failed items in a row nothing new is started.
+        what: the items' name in the message of the error.
 
     Returns the number of items finished. Raises `RunError` at the end when items failed, naming the first of them;
     the others are finished and handed over. A `RunError` of `work` is about the run, such as a budget that is used up:
@@ -141,7 +143,7 @@ async def run_jobs(
     if tally.fatal:
         raise tally.fatal
     if tally.failed:
-        raise RunError(_summary(tally, max_failures)) from tally.first_error
+        raise RunError(_summary(tally, max_failures, what)) from tally.first_error
     return tally.finished
 
 
@@ -177,10 +179,10 @@ def backoff(item_id: str, repeat: int, base_delay: float) -> float:
     return min(base_delay * 2.0**repeat, MAX_DELAY) * (1 + spread) / 2
 
 
-def _summary(tally: _Tally, max_failures: int) -> str:
+def _summary(tally: _Tally, max_failures: int, what: str) -> str:
     more = f" ... and {tally.failed - _SHOWN} more" if tally.failed > _SHOWN else ""
     stopped = f" Stopped after {max_failures} failures in a row." if tally.stopped else ""
     return (
-        f"{tally.failed} of {tally.finished + tally.failed} items failed: {'; '.join(tally.shown)}{more}.{stopped} "
+        f"{tally.failed} of {tally.finished + tally.failed} {what} failed: {'; '.join(tally.shown)}{more}.{stopped} "
         f"The {tally.finished} others finished; repeat to try the failed ones again."
     )
