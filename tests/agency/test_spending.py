@@ -115,7 +115,7 @@ def test_calls_that_failed_stay_counted_when_the_command_is_repeated(
     with serving(Settings(models="", errors=0.5, faults="429,500,drop,garbage")) as server:
         request = asked(server, tmp_path / "run", f"chat:judge@{server.url}")
         monkeypatch.setattr("inferalign.agency.run.ATTEMPTS", 1)
-        with pytest.raises(RunError, match="replies and verdicts failed.*repeat to try") as caught:
+        with pytest.raises(RunError, match=r"replies and verdicts failed.*repeat to try") as caught:
             done(request)
         stored = read_run(tmp_path / "run")
         held = f"run holds {len(stored.replies)} of 6 replies and {len(stored.verdicts)} of 6 verdicts."

@@ -108,6 +108,25 @@ def test_build_makes_items_that_run_takes(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["items"] == 3
 
 
+def test_a_build_says_what_it_would_cost_and_how_far_two_validators_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Settings(models="")) as server:
+        build = ["agency", "build", "--generator", f"w@{server.url}", "--validator", f"v@{server.url}"]
+        build += ["--second-validator", f"x@{server.url}", "--second-share", "0.5", "--run", "made"]
+        build += ["--dimension", ISSUES[0], "--simulate", "12", "--select", "2", "--min-score", "1"]
+        assert main([*build, "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        summary = json.loads(out.splitlines()[-1])
+        assert [row["calls"] for row in summary["calls"]] == [4, 12, 6]
+        assert (summary["messages"], requests(server)) == (12, 0)
+        assert "messages like the dimensions' examples" in " ".join(out.split())
+        assert not Path("made").exists()
+        assert main(build) == 0
+    out, errors = capsys.readouterr()
+    assert "100.0 % [" in out
+    assert "validations: " in errors
+    assert " of 18, " in errors
+
+
 def test_a_new_dimension_is_one_that_loads_and_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agency", "new-dimension", "mine.yaml"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])

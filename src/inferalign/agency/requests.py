@@ -102,6 +102,10 @@ class BuildRequest:
     """MODEL@URL: writes the messages."""
     validator: str | None = None
     """MODEL@URL: names the faults of each message."""
+    second_validator: str | None = None
+    """MODEL@URL: another model that checks a share of them, too; how far the two agree is told and decides nothing."""
+    second_share: float = 0.1
+    """That share, of each dimension."""
     dimension: tuple[str, ...] = ()
     """A dimension's id, or a YAML file of your own; several; none takes all six."""
     simulate: int = 120

@@ -96,13 +96,14 @@ def means_table(means: Mapping[str, Sequence[Summary]]) -> Table:
     return table
 
 
-def forecast_table(rows: Sequence[Forecast]) -> Table:
+def forecast_table(rows: Sequence[Forecast], answers: str = "answers of about 150 words") -> Table:
+    """One row a role and model; `answers` says what is assumed of them."""
     from rich.table import Table
 
     table = Table(
         title="Calls to endpoints, before anything is asked",
         title_justify="left",
-        caption="tokens from the lengths of the texts, at 4 characters each, with answers of about 150 words and "
+        caption=f"tokens from the lengths of the texts, at 4 characters each, with {answers} and "
         "without hidden reasoning; at most: every answer as long as it may be; repairs and repeated calls come on top",
         caption_justify="left",
     )
