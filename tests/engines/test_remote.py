@@ -265,6 +265,13 @@ def test_replies_in_the_shapes_that_servers_give(message: Any, reason: Any, text
         ({"choices": ["x"]}, "it has no choices"),
         ({"error": {"message": f"no\nway with {KEY}"}}, r"it has no choices \(no way with \*\*\*\)"),
         (choice(None), "its choice has no message"),
+        # Half an answer of a server that failed is no answer, and an empty one is no silence.
+        (choice({"content": "Half an"}, "abort"), "it was broken off by an error"),
+        (choice({"content": ""}, "error"), "it was broken off by an error"),
+        (
+            {"choices": [{"message": {"content": "Half"}, "error": {"message": "upstream"}}]},
+            r"by an error \(upstream\)",
+        ),
         (choice({"content": 7}), "its content is not text"),
     ],
 )

@@ -102,7 +102,9 @@ def parse_name(name: str) -> RemoteName:
         )
     if not host:
         raise InputError(f"{url!r} has no host: type a URL such as https://api.example.com/v1")
-    return RemoteName(model, url)
+    # Written alike, since an endpoint is known by its URL: its limits, and whether a judge is the subject.
+    port = {"http": ":80", "https": ":443"}[parts.scheme]
+    return RemoteName(model, parts._replace(netloc=parts.netloc.lower().removesuffix(port)).geturl())
 
 
 def usage_of(body: Mapping[str, Any]) -> ChatTokens | None:
