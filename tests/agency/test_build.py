@@ -74,6 +74,23 @@ def test_too_few_messages_left_says_what_became_of_them(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
 
 
+def test_calls_that_all_failed_are_named_as_such(tmp_path: Path) -> None:
+    with serving(Settings(models="", empty=1.0)) as server:
+        with pytest.raises(InputError, match=r"0 messages are left \(4 calls failed: cut off\)"):
+            made(asked(server, tmp_path / "run", simulate=12))
+        assert requests(server) == 4
+
+
+def test_a_reasoning_generator_has_room_to_reason(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        request = asked(server, tmp_path / "run")
+        plain = prepare_build(request)
+        reasoning = prepare_build(request, EndpointFlags(server_sampling=("generator",)))
+    assert (plain.simulating.temperature, plain.simulating.max_tokens) == (1.4, 1500)
+    assert (reasoning.simulating.temperature, reasoning.simulating.max_tokens) == (None, 8192)
+    assert reasoning.validating == plain.validating
+
+
 def test_another_generator_on_the_same_folder_is_refused_and_changes_no_file(tmp_path: Path) -> None:
     with serving(ANY) as server:
         made(asked(server, tmp_path / "run"))

@@ -169,12 +169,13 @@ def prepare_build(request: BuildRequest, endpoint: EndpointFlags | None = None) 
     check_concurrency(endpoint.concurrency)
     dimensions = load_dimensions(request.dimension) if request.dimension else load_shipped()
     schema, plain = not endpoint.free_form, endpoint.server_sampling
-    simulating = SimulateSettings(seed=request.seed, json_schema=schema)
-    if GENERATOR in plain:
-        simulating = SimulateSettings(seed=request.seed, json_schema=schema, temperature=None, top_p=None)
     validating = ValidateSettings(json_schema=schema)
     if VALIDATOR in plain:
-        validating = ValidateSettings(json_schema=schema, temperature=None, top_p=None)
+        validating = replace(validating, temperature=None, top_p=None)
+    simulating = SimulateSettings(seed=request.seed, json_schema=schema)
+    if GENERATOR in plain:
+        # Such models reason out of sight, within the same limit: that of messages alone would leave them no word.
+        simulating = replace(simulating, temperature=None, top_p=None, max_tokens=validating.max_tokens)
     themes = shipped_themes()
     return PreparedBuild(
         request=request,
@@ -337,10 +338,11 @@ async def _choose(
     first, *others = [[one[item.id] for item in pool.items if item.id in one] for one in found]
     kept = keep(pool.items, first, dimension, wanted=request.keep, seed=request.seed, min_score=request.min_score)
     if len(kept.items) < request.select:
-        fates = ", ".join(f"{count} {fate.replace('_', ' ')}" for fate, count in kept.counts.items() if count)
+        lost = [f"{count} calls failed: {reason}" for reason, count in pool.failures.items()]
+        lost += [f"{count} {why.replace('_', ' ')}" for why, count in {**pool.rejected, **kept.counts}.items() if count]
         raise InputError(
-            f"{dimension.id}: --select {request.select}, and {len(kept.items)} messages are left ({fates}): repeat "
-            "the command with more to --simulate, or with fewer to --select; what is finished is kept"
+            f"{dimension.id}: --select {request.select}, and {len(kept.items)} messages are left ({', '.join(lost)}): "
+            "repeat the command with more to --simulate, or with fewer to --select; what is finished is kept"
         )
     chosen = await select(
         kept.items,
