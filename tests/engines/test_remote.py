@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from aiohttp import web
 
 from inferalign.core.errors import EngineError, InputError, RunError, TransientError
 from inferalign.core.types import Message
@@ -496,3 +497,36 @@ def test_the_server_runs_as_a_command(tmp_path: Path) -> None:
             assert opened(url).model == "shell"
         finally:
             process.terminate()
+
+
+def test_a_redirect_is_not_followed_and_takes_no_key_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    seen: list[str] = []
+
+    async def elsewhere(request: web.BaseRequest) -> web.StreamResponse:
+        seen.append(request.headers.get("Authorization", ""))
+        return web.json_response({"choices": [{"message": {"content": "stolen"}}]})
+
+    async def main() -> None:
+        target = web.ServerRunner(web.Server(elsewhere))
+        await target.setup()
+        await web.TCPSite(target, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{target.addresses[0][1]}/v1"
+
+        async def redirect(_: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": url})
+
+        first = web.ServerRunner(web.Server(redirect))
+        await first.setup()
+        await web.TCPSite(first, "127.0.0.1", 0).start()
+        try:
+            endpoint = Endpoint(f"http://127.0.0.1:{first.addresses[0][1]}/v1", RemoteOptions())
+            async with RemoteChat(endpoint, "m", role="subject", ledger=Ledger()) as client:
+                with pytest.raises(InputError, match=f"redirects to {url}: name that URL"):
+                    await client.chat(ask())
+        finally:
+            await first.cleanup()
+            await target.cleanup()
+
+    asyncio.run(main())
+    assert seen == []
