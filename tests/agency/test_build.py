@@ -74,6 +74,17 @@ def test_too_few_messages_left_says_what_became_of_them(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
 
 
+def test_a_validator_that_refused_may_be_asked_otherwise_and_the_messages_are_kept(tmp_path: Path) -> None:
+    with serving(Settings(models="writer")) as server:
+        with pytest.raises(RunError, match=r"404.*'reader' does not exist"):
+            made(asked(server, tmp_path / "run"))
+        server.settings = replace(server.settings, models="")
+        before = server.paths[CHAT].delivered
+        pool = made(asked(server, tmp_path / "run", validator=f"other@{server.url}"))[DIMENSION].pool
+        assert before == 20
+        assert server.paths[CHAT].delivered < before + 2 * len(pool.items)
+
+
 def test_calls_that_all_failed_are_named_as_such(tmp_path: Path) -> None:
     with serving(Settings(models="", empty=1.0)) as server:
         with pytest.raises(InputError, match=r"0 messages are left \(4 calls failed: cut off\)"):

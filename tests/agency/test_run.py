@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,24 @@ def test_a_refused_key_stops_the_run_at_once_with_what_is_finished_kept(tmp_path
     assert requests(server) <= 4 + 4
     assert 0 < len(read_run(tmp_path / "run").replies) < ITEMS
     assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
+
+
+def test_settings_that_a_server_refused_may_be_changed_and_the_replies_are_kept(tmp_path: Path) -> None:
+    request_of = partial(asked, run=tmp_path / "run")
+    with serving(Settings(models="subject")) as server:
+        with pytest.raises(RunError, match="404"):
+            done(request_of(server), EndpointFlags(concurrency=4))
+        kept = read_run(tmp_path / "run").replies
+        server.settings = replace(server.settings, models="")
+        done(request_of(server), EndpointFlags(free_form=True))
+        stored = read_run(tmp_path / "run")
+        assert 0 < len(kept) < len(stored.replies) == len(stored.verdicts) == ITEMS
+        assert stored.replies[: len(kept)] == kept
+        (judge,) = read_json(tmp_path / "run" / "config.json")["judges"].values()
+        assert judge["settings"]["json_schema"] is False
+        # Verdicts hold their judge to what made them.
+        with pytest.raises(RunError, match="json_schema is false there and true here"):
+            done(request_of(server))
 
 
 def test_a_budget_stops_before_it_is_passed_and_counts_the_whole_run(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from inferalign.agency.pool import Pool, gather
 from inferalign.agency.records import Item
 from inferalign.agency.requests import BuildRequest, EndpointFlags
 from inferalign.agency.run import ATTEMPTS, BASE_DELAY
-from inferalign.agency.run_folder import COSTS, METRICS
+from inferalign.agency.run_folder import COSTS, METRICS, forget_empty
 from inferalign.agency.select import Selection, select
 from inferalign.agency.simulate import (
     Example,
@@ -248,6 +248,8 @@ async def build(prepared: PreparedBuild, stages: BuildStages = UNWATCHED) -> dic
 
 
 def _stage_folder(prepared: PreparedBuild, stage: str) -> RunFolder:
+    if stage != CALLS:  # which is open by now and keeps other processes out
+        forget_empty(prepared.request.run / stage, f"agency-{stage}")
     return RunFolder.open(prepared.request.run / stage, prepared.decides(stage), environment(), kind=f"agency-{stage}")
 
 
