@@ -120,6 +120,13 @@ def test_verdicts_that_cannot_be_read_are_repaired_or_unscored_and_counted(tmp_p
     assert summaries[-1].bounds[0] < summaries[-1].bounds[1]
 
 
+def test_many_verdicts_on_one_reply_are_asked_for_at_once(tmp_path: Path) -> None:
+    with serving(Settings(models="", latency=0.02)) as server:
+        request = asked(server, tmp_path / "run", limit=1, dimension=("encourage_learning",), judge_repeats=12)
+        done(request, EndpointFlags(concurrency=4))
+        assert (requests(server), server.most_at_once) == (13, 4)
+
+
 def test_another_judge_later_needs_no_new_reply(tmp_path: Path) -> None:
     with serving(ANY) as server:
         done(asked(server, tmp_path / "run", "scripted"))

@@ -101,6 +101,7 @@ async def run_jobs(
     """Do `work` on every item and hand each result to `on_result`, in the order in which they finish.
 
     Args:
+        items: asked again after its end while anything is in flight, since `on_result` may add to it.
         on_result: called from the event loop's thread; what it raises stops the run at once.
         concurrency: items in flight at most, at least 1.
         retries: repeats of an item after a `TransientError`, waiting about `base_delay * 2**repeat` seconds, or
@@ -117,9 +118,20 @@ async def run_jobs(
     tally = _Tally()
     pending = iter(items)
 
+    in_flight = 0
+    ended = asyncio.Event()
+
     async def worker() -> None:
+        nonlocal in_flight, ended
         # One event loop, no await between `next` and its use: the workers can share the iterator.
-        for item in pending:
+        while not tally.stopped:
+            item = next(pending, None)
+            if item is None:
+                if not in_flight:
+                    return
+                await ended.wait()  # a result may bring further items
+                continue
+            in_flight += 1
             try:
                 outcome = await _with_retries(item, work, retries, base_delay, progress)
             except InferalignError as error:
@@ -128,9 +140,11 @@ async def run_jobs(
             else:
                 on_result(item, outcome)
                 tally.success()
+            finally:
+                in_flight -= 1
+                ended.set()
+                ended = asyncio.Event()
             progress.advance(1)
-            if tally.stopped:
-                return
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     try:
