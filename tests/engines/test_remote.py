@@ -530,3 +530,25 @@ def test_a_redirect_is_not_followed_and_takes_no_key_with_it(monkeypatch: pytest
 
     asyncio.run(main())
     assert seen == []
+
+
+def test_a_key_that_may_not_list_the_models_may_still_ask_them() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"error": {"message": "Missing scopes: api.model.read"}}, status=403)
+        return web.json_response({"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]})
+
+    async def main() -> str:
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        try:
+            with pytest.raises(InputError, match="does not list its models: type MODEL@"):
+                await open_chat(url, RemoteOptions(), role="judge", ledger=Ledger())
+            async with await open_chat(f"m@{url}", RemoteOptions(), role="judge", ledger=Ledger()) as client:
+                return (await client.chat(ask())).text
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(main()) == "hello"

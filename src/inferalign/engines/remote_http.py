@@ -222,7 +222,8 @@ class Endpoint:
     async def models(self) -> list[str] | None:
         """The models that it lists; None for a server without a list. Finds out whether URL and key are right."""
         exchange = await self._exchange("GET", "/models", None, Call())
-        if exchange.status in (404, 405, 501):
+        # 403: a key that may ask the models and not list them, as OpenAI's restricted ones. A wrong one gets a 401.
+        if exchange.status in (403, 404, 405, 501):
             return None
         data = self._body(exchange).get("data")
         if not isinstance(data, list):
