@@ -158,8 +158,8 @@ def prepare_build(request: BuildRequest, endpoint: EndpointFlags | None = None) 
         _check_another(request.second_validator, str(request.validator))
     if not 0.0 < request.second_share <= 1.0:
         raise InputError(f"--second-share {request.second_share:g}: give a share above 0, at most 1, such as 0.1")
-    for flag, count in (("simulate", request.simulate), ("select", request.select)):
-        if count < 1:
+    for flag, count in (("simulate", request.simulate), ("keep", request.keep), ("select", request.select)):
+        if count is not None and count < 1:
             raise InputError(f"--{flag} {count}: give at least 1")
     if request.select > (request.keep or request.simulate):
         raise InputError(
@@ -168,6 +168,10 @@ def prepare_build(request: BuildRequest, endpoint: EndpointFlags | None = None) 
         )
     check_concurrency(endpoint.concurrency)
     dimensions = load_dimensions(request.dimension) if request.dimension else load_shipped()
+    for dimension in dimensions.values():
+        start = dimension.validate.start
+        if not 0 <= (request.min_score or 0) <= start:
+            raise InputError(f"--min-score {request.min_score}: messages of {dimension.id} have 0 to {start} points")
     schema, plain = not endpoint.free_form, endpoint.server_sampling
     validating = ValidateSettings(json_schema=schema)
     if VALIDATOR in plain:
