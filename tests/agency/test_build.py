@@ -149,6 +149,19 @@ def test_a_second_validator_sees_a_share_and_decides_nothing(tmp_path: Path) -> 
     assert [row["role"] for row in costs] == ["generator", "validator", "validator"]
 
 
+def test_each_validator_may_have_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST", "SECOND", "THIRD"):
+        monkeypatch.setenv(name, name.lower())
+    with serving(Settings(models="", key="first")) as one, serving(Settings(models="", key="second")) as two:
+        more = {"validator": f"reader@{two.url}", "validator_key_variable": "SECOND"}
+        made(asked(one, tmp_path / "run", **more), EndpointFlags(key_variable="FIRST"))
+        with serving(Settings(models="", key="third")) as three:
+            more |= {"second_validator": f"other@{three.url}", "second_key_variable": "THIRD"}
+            built = made(asked(one, tmp_path / "run", **more), EndpointFlags(key_variable="FIRST"))
+            assert requests(three) > 0
+    assert built[DIMENSION].second is not None
+
+
 def test_a_forecast_by_hand_and_near_to_what_is_asked(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('["writer"]\ninput = 2\noutput = 8\n')

@@ -212,12 +212,12 @@ async def build(prepared: PreparedBuild, stages: BuildStages = UNWATCHED) -> dic
     request = prepared.request
     async with Models(prepared.endpoint.remote(), ModelOptions(), prepared.ledger) as models:
         generator = await models.chat(prepared.generator, GENERATOR)
-        validator = await models.chat(prepared.validator, VALIDATOR)
+        validator = await models.chat(prepared.validator, VALIDATOR, key_variable=request.validator_key_variable)
         embedder = await _embedder(request, models)
         prepared = replace(prepared, generator=generator.name, validator=validator.name)
         checkers = [validator]
         if prepared.second is not None:
-            second = await models.chat(prepared.second, VALIDATOR)
+            second = await models.chat(prepared.second, VALIDATOR, key_variable=request.second_key_variable)
             _check_another(second.name, validator.name)
             prepared = replace(prepared, second=second.name)
             checkers.append(second)

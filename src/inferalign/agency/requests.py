@@ -120,3 +120,7 @@ class BuildRequest:
     """For the choice: `tfidf` (offline), MODEL@URL, or a sentence-transformers model's directory."""
     seed: int = 0
     """Every draw is derived from it."""
+    validator_key_variable: str | None = None
+    """The environment variable with the validator's key, where it is another."""
+    second_key_variable: str | None = None
+    """The same of the second validator."""
