@@ -87,6 +87,17 @@ def test_a_local_model_answers_under_a_procedure_and_draws_alike_when_resumed(
     assert "would judge itself" in capsys.readouterr().err
 
 
+def test_a_run_says_why_verdicts_are_unscored(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Settings(models="", refusals=1.0)) as server:
+        command = ["agency", "run", "--model", f"a@{server.url}", "--limit", "2", "--run", "run"]
+        assert main([*command, "--judge", f"chat:b@{server.url}", "--dimension", ISSUES[0]]) == 0
+    out = capsys.readouterr().out
+    reason = "the judge's answer cannot be read: refused"
+    assert f"b@{server.url}: 2 unscored: {reason}" in out
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["unscored"] == {f"b@{server.url}": {reason: 2}}
+
+
 def test_a_dry_run_asks_nothing_and_names_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agency", "run", "--model", NOBODY, "--judge", f"chat:j@{NOBODY[2:]}", "--run", "r", "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -180,8 +180,8 @@ async def carry_out(
     if failed is not None:
         replies, verdicts = held
         raise RunError(
-            f"{failed} {request.run} holds {replies} of {prepared.replies} replies and {verdicts} of "
-            f"{prepared.verdicts} verdicts."
+            f"{str(failed).removesuffix('.')}. {request.run} holds {replies} of {prepared.replies} replies and "
+            f"{verdicts} of {prepared.verdicts} verdicts."
         ) from failed
     return metrics, means
 
