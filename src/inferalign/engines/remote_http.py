@@ -138,7 +138,8 @@ def _key(options: RemoteOptions, url: str) -> _Key:
     if not (value.isascii() and value.isprintable()):
         raise InputError(f"the environment variable {variable} holds no key: it has characters that no header takes")
     if urlsplit(url).scheme == "http" and not _loopback(url) and not options.key_over_http:
-        return _Key(None, f"The key in {variable} was not sent over http://: use https://, or allow it (key_over_http)")
+        advice = "use https://, or a tunnel to a port of this machine (in Python: key_over_http=True)"
+        return _Key(None, f"The key in {variable} was not sent over http://: {advice}")
     return _Key(value, f"Check the key in {variable}")
 
 
