@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -204,8 +205,15 @@ def test_settings_that_a_server_refused_may_be_changed_and_the_replies_are_kept(
         (judge,) = read_json(tmp_path / "run" / "config.json")["judges"].values()
         assert judge["settings"]["json_schema"] is False
         # Verdicts hold their judge to what made them.
-        with pytest.raises(RunError, match="json_schema is false there and true here"):
+        with pytest.raises(RunError, match=r"verdicts-\S+ was made .*json_schema is false there.*remove the folder"):
             done(request_of(server))
+        asked_for = requests(server)
+        shutil.rmtree(tmp_path / "run" / verdicts_folder(f"judge@{server.url}"))
+        done(request_of(server))
+        assert requests(server) - asked_for == ITEMS
+        # What the removed verdicts cost was spent all the same.
+        judge_row = read_json(tmp_path / "run" / "costs.json")["accounts"][1]
+        assert judge_row["delivered"] == 2 * ITEMS
 
 
 def test_a_budget_stops_before_it_is_passed_and_counts_the_whole_run(tmp_path: Path) -> None:
