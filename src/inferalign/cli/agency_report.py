@@ -188,13 +188,19 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], judge: str) -> Table:
             row["dimension"].replace("_", " "),
             *(names[Arm(row[f"{side}_subject"], row[f"{side}_condition"])] for side in ("a", "b")),
             _points(row["difference"], row["low"], row["high"]),
-            *("-" if row[key] is None else f"{row[key]:.4f}" for key in ("p", "p_holm")),
+            *(_p(row[key]) for key in ("p", "p_holm")),
             str(row["pairs"]),
             str(row["dropped"]),
             f"{10 * row['at_worst']:.1f} to {10 * row['at_best']:.1f}" if row["dropped"] else "-",
             "-" if row["detectable"] is None else f"{10 * row['detectable']:.1f}",
         )
     return table
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value >= 0.0001 else "< .0001"
 
 
 def _points(mean: float | None, low: float | None, high: float | None) -> str:
