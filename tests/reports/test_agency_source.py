@@ -7,6 +7,7 @@ import pytest
 
 from inferalign.agency.table import Arm
 from inferalign.core.errors import InputError, RunError
+from inferalign.reports.agency_results import compute
 from inferalign.reports.agency_source import chosen_judge, read_evidence
 from tests.reports.agency_run import write_run
 
@@ -29,6 +30,16 @@ def test_a_subject_of_two_runs_is_told_apart_and_keeps_its_verdicts(tmp_path: Pa
         apart = alone.table.item_scores(other, ONE[0], "j")
         assert together.mean.tolist() == apart.mean.tolist()
         assert together.counts == apart.counts
+
+
+def test_a_run_of_fewer_items_lacks_no_reply_to_the_others(tmp_path: Path) -> None:
+    """Beside a run of 8 items one of 3 has the numbers that it has alone, by the published choices, too."""
+    paths = [small(tmp_path / "eight", subjects=["n"], count=8), small(tmp_path / "three")]
+    together, alone = (compute(read_evidence(some), hab_compat=True) for some in (paths, paths[1:]))
+    own = Arm("m", "default")
+    assert [mean for mean in together.means if mean.arm == own] == list(alone.means)
+    assert [mean for mean in together.published if mean.arm == own] == list(alone.published)
+    assert alone.means[0].counts.due == 3
 
 
 def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Difference:
     """By sign flips; None where there is nothing to test."""
     p_holm: float | None
     dropped: int
-    """Items that one side or both lack a score for."""
+    """Items that one side or both lack a score for, of those that either was asked."""
     bounds: tuple[float, float]
     """The mean difference if every missing score were as bad for `a` as can be, and as good."""
 
@@ -126,13 +126,13 @@ def difference_of(table: Table, a: Arm, b: Arm, dimension: str, judge: str) -> C
 
 
 def _pairs(left: ItemScores, right: ItemScores) -> _Pairs:
-    both = left.scored & right.scored
+    both, asked = left.scored & right.scored, left.due | right.due
     differences, clusters = (left.mean - right.mean)[both], left.clusters[both]
     return _Pairs(
         mean=clustered_mean(differences, clusters) if both.any() else None,
         sums=cluster_totals(np.where(both, left.mean - right.mean, 0.0) / max(both.sum(), 1), left.clusters),
-        dropped=int((~both).sum()),
-        bounds=(float((left.low - right.high).mean()), float((left.high - right.low).mean())),
+        dropped=int((asked & ~both).sum()),
+        bounds=(float((left.low - right.high)[asked].mean()), float((left.high - right.low)[asked].mean())),
     )
 
 

@@ -71,7 +71,8 @@ def _scores(evidence: Evidence, judge: str, arm: Arm) -> dict[str, list[float]]:
     for name in evidence.table.dimensions:
         if not evidence.table.has_arm(arm, name):
             continue
-        items = {item.id for item in evidence.stored.items if item.dimension == name}
+        table = evidence.table
+        items = set(table.item_id[table.item_dimension == name][table.due(arm, name)].tolist())
         replies = [
             reply
             for reply in evidence.stored.replies

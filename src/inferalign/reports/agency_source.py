@@ -41,6 +41,8 @@ class Run:
     """Versions and machine of each session that differed."""
     costs: Mapping[str, Any] | None
     """As the run's ledger wrote it; None where there is none."""
+    due: frozenset[str]
+    """The ids of the items that its arms were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +102,15 @@ def read_evidence(
     if chosen == PANEL and PANEL not in judges:
         _check_panel(stored, rubrics)
         stored = stored._replace(verdicts=[*stored.verdicts, *panel_verdicts(stored, common, rubrics)])
+    arms = tuple(_arms(part.replies) for part in relabelled)
     return Evidence(
         runs=runs,
         stored=stored,
-        table=build_table(*stored),
+        table=build_table(*stored, due={arm: run.due for run, own in zip(runs, arms, strict=True) for arm in own}),
         judges=judges,
         judge=chosen,
         rubrics=rubrics,
-        arms=tuple(_arms(part.replies) for part in relabelled),
+        arms=arms,
     )
 
 
@@ -117,15 +120,23 @@ def read_one(path: Path, *, scorer: str | None = None, scale: tuple[float, float
         log = load("inferalign.agency.inspect_logs:import_log")(path, scorer=scorer, scale=scale)
         lost = {"samples that failed": log.failed, "samples without a score": log.unscored, "missing": log.missing}
         return Run(
-            name=path.stem, path=path, stored=log.stored, config={**log.config, **lost}, environments=(), costs=None
+            name=path.stem,
+            path=path,
+            stored=log.stored,
+            config={**log.config, **lost},
+            environments=(),
+            costs=None,
+            due=log.due,
         )
+    stored = read_run(path)
     return Run(
         name=path.resolve().name,
         path=path,
-        stored=read_run(path),
+        stored=stored,
         config=_read_if_there(path / "config.json") or {},
         environments=tuple(_environments(path)),
         costs=_read_if_there(path / "costs.json"),
+        due=frozenset(item.id for item in stored.items),
     )
 
 
