@@ -12,7 +12,7 @@ from inferalign.agency.analysis_paired import compare_arms
 from inferalign.agency.table import Arm
 from inferalign.core.files import write_json_atomic
 from inferalign.reports.agency_cards import described
-from inferalign.reports.agency_report import write_report
+from inferalign.reports.agency_report import write_csv, write_report
 from inferalign.reports.agency_results import compute, short_names
 from inferalign.reports.agency_source import read_evidence
 from inferalign.reports.html import digest
@@ -115,6 +115,31 @@ def test_the_files_beside_the_page_say_the_same(run: Path, page: str) -> None:
         assert worst == sorted(worst)
         assert max(worst) <= min(best)
         assert len({each["item"] for each in own if each["kind"] == "worst"}) == 3
+
+
+def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "two", dimensions=SMALL, count=4, subjects=["m"], judges=["j"]),
+        write_run(tmp_path / "one", dimensions=SMALL[:1], count=4, subjects=["n"], judges=["j"]),
+    ]
+    write_report(tmp_path / "page.html", compute(read_evidence(paths)))
+    page = (tmp_path / "page.html").read_text()
+    names = [row[0] for row in cells(page, "Overall")]
+    assert sorted(names) == ["m", "n, 1 of 2 dimensions"]
+    assert ">n, 1 of 2 dimensions</text>" in page
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert {(row["subject"], row["dimension"]): row["dimensions"] for row in rows} == {
+        ("m", SMALL[0]): "1",
+        ("m", SMALL[1]): "1",
+        ("m", OVERALL): "2",
+        ("n", SMALL[0]): "1",
+        ("n", OVERALL): "1",
+    }
+
+
+def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [{"a": "=HYPERLINK(1)", "b": -1.5, "c": "@x"}, {"a": "m", "b": None, "c": "a=b"}])
+    assert (tmp_path / "t.csv").read_text() == "a,b,c\n'=HYPERLINK(1),-1.5,'@x\nm,,a=b\n"
 
 
 def test_the_policy_fits_the_page(page: str) -> None:

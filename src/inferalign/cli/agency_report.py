@@ -156,7 +156,7 @@ def parse_kin(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         judge, _, subject = text.partition("=")
         if not (judge and subject):
-            raise InputError(f"--kin {text!r}: expected JUDGE=SUBJECT, such as chat:gpt@URL=gpt@URL")
+            raise InputError(f"--kin {text!r}: expected JUDGE=SUBJECT, such as gpt@URL=gpt@URL")
         if judge in kin:
             raise InputError(f"--kin names the judge {judge!r} twice: give it once")
         kin[judge] = subject

@@ -29,9 +29,16 @@ def write_report(out: Path, results: Results) -> list[Path]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of the same keys; an empty cell where there is no value. Raises `RunError` for a bad disk."""
+    """Rows of the same keys; an empty cell where there is no value. Raises `RunError` for a bad disk.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it: names come from other people's logs.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     write_bytes_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _plain(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
