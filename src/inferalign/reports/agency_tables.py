@@ -202,7 +202,11 @@ def costs(results: Results) -> list[Content]:
             continue
         rows = [_account_row(account) for account in run.costs.get("accounts", [])]
         total, most = run.costs.get("cost"), run.costs.get("cost_at_most")
-        note = f"In all: {_money(total)}; at most, if every call that was not delivered was billed: {_money(most)}."
+        note = (
+            f"In all: {_money(total)}; at most, if every call that was not delivered was billed: {_money(most)}. "
+            "Untold: answers without a count of tokens. Refused: answered with an error status. Undelivered: sent, and "
+            "no whole answer came."
+        )
         head = (
             "role",
             "model",
