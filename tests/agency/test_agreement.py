@@ -133,6 +133,13 @@ def test_clusters_widen_the_interval() -> None:
     assert (together.high or 0) - (together.low or 0) > 1.4 * ((alone.high or 0) - (alone.low or 0))
 
 
+def test_perfect_agreement_has_no_interval() -> None:
+    """[1, 1] would say that four units prove it."""
+    found = alpha_estimate([[1, 1], [2, 2], [1, 1], [2, 2]], "nominal", range(4))
+    assert (found.mean, found.low, found.high) == (1.0, None, None)
+    assert kappa_estimate([0, 1, 0, 1], [0, 1, 0, 1], range(4)).low is None
+
+
 def test_kappa_by_hand() -> None:
     """20 both yes, 15 both no, 5 and 10 apart: p_o = .7, p_e = .5 x .6 + .5 x .4 = .5, kappa .4 (Cohen's formula)."""
     one = [1] * 25 + [0] * 25

@@ -20,7 +20,7 @@ from inferalign.agency.clusters import (
     t_interval,
 )
 from inferalign.core.errors import ScoringError
-from inferalign.core.stats import wilson
+from inferalign.core.stats import Estimate, wilson
 
 TEN = (0.0, 10.0)
 
@@ -101,6 +101,12 @@ def test_one_cluster_says_nothing_about_spread() -> None:
     assert (fit.value, fit.variance, fit.df, fit.error) == (2.0, None, None, None)
     assert score_interval(fit, TEN).low is None
     assert t_interval(fit).high is None
+
+
+def test_clusters_that_agree_have_no_t_interval() -> None:
+    """An interval from 3 to 3 would say that two units are certainty."""
+    fit = clustered_mean([3.0, 3.0], [0, 1])
+    assert (fit.variance, t_interval(fit)) == (0.0, Estimate(mean=3.0, low=None, high=None, n=2))
 
 
 def test_one_cluster_that_has_all_of_x_says_nothing_about_spread() -> None:
@@ -211,8 +217,9 @@ def test_bootstrap_interval_of_a_mean_is_near_the_t_interval() -> None:
 def test_bootstrap_of_what_is_mostly_undetermined_has_no_interval() -> None:
     assert bootstrap_interval(lambda drawn: np.full(len(drawn), np.nan), range(9), seed=1, resamples=50) is None
     assert bootstrap_interval(lambda drawn: np.ones(len(drawn)), [4, 4, 4], seed=1, resamples=50) is None
-    some = bootstrap_interval(lambda drawn: np.where(drawn[:, 0] > 0, 5.0, np.nan), range(9), seed=1, resamples=50)
-    assert some == (5.0, 5.0)
+    assert bootstrap_interval(lambda drawn: np.ones(len(drawn)), range(9), seed=1, resamples=50) is None
+    some = bootstrap_interval(lambda drawn: np.where(drawn[:, 0] > 0, drawn[:, 1], np.nan), range(9), seed=1)
+    assert some == (0.0, 3.0)
 
 
 @settings(max_examples=20)

@@ -112,8 +112,11 @@ def combined(parts: Sequence[Clustered], weights: Sequence[float]) -> Clustered:
 
 
 def t_interval(fit: Clustered, *, level: float = 0.95) -> Estimate:
-    """Value and interval by Student's t: for slopes, and for what has no scale with ends."""
-    if fit.variance is None or fit.df is None:
+    """Value and interval by Student's t: for slopes, and for what has no scale with ends.
+
+    There is none where all clusters agree: few that agree are not certainty, and the scale has no end to reckon with.
+    """
+    if not fit.variance or fit.df is None:
         return Estimate(mean=fit.value, low=None, high=None, n=fit.n)
     half = float(stats.t.ppf((1 + level) / 2, fit.df)) * math.sqrt(fit.variance)
     return Estimate(mean=fit.value, low=fit.value - half, high=fit.value + half, n=fit.n)
@@ -179,8 +182,9 @@ def bootstrap_interval(
     the statistic is undetermined. It is made of totals over clusters (`cluster_totals`), so that a resample costs a
     product of matrices and no look at its units.
 
-    A statistic that some resamples do not determine is described by the others; None when that is under half of them,
-    or when there are fewer than two clusters.
+    A statistic that some resamples do not determine is described by the others. None when that is under half of them,
+    when there are fewer than two clusters, and when all resamples give one value: judges that agree throughout agree in
+    every resample, which is no certainty that they always will.
     """
     groups = np.unique(np.asarray(clusters)).size
     if groups < 2:
@@ -188,7 +192,7 @@ def bootstrap_interval(
     blocks = resampled_counts(groups, seed=seed, resamples=resamples)
     found = np.concatenate([statistic(counts) for counts in blocks])
     values = found[~np.isnan(found)]
-    if values.size * 2 < resamples:
+    if values.size * 2 < resamples or values.min() == values.max():
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
