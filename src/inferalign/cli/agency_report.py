@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from inferalign.core.errors import InputError
+from inferalign.scorers.verdicts import TOP
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -192,9 +193,15 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], judge: str) -> Table:
             str(row["pairs"]),
             str(row["dropped"]),
             f"{10 * row['at_worst']:.1f} to {10 * row['at_best']:.1f}" if row["dropped"] else "-",
-            "-" if row["detectable"] is None else f"{10 * row['detectable']:.1f}",
+            _detectable(row["detectable"]),
         )
     return table
+
+
+def _detectable(points: float | None) -> str:
+    if points is None:
+        return "-"
+    return f"{10 * points:.1f}" if points <= TOP else "> 100"  # more than any two scores can differ
 
 
 def _p(value: float | None) -> str:
