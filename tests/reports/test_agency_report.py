@@ -198,6 +198,18 @@ def test_a_large_run_stays_below_two_megabytes(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
 
 
+def test_texts_that_are_written_out_at_length_are_cut_shorter(tmp_path: Path) -> None:
+    """Each of these characters takes 12 bytes: 30 replies of 4,000 would take 1.4 MB, and judges as much again."""
+    hostile = ["\u202e" * 20_000] * 6
+    run = write_run(tmp_path / "hostile", count=6, subjects=["m"], judges=["a", "b"], texts=hostile)
+    write_report(tmp_path / "page.html", compute(read_evidence([run])))
+    assert (tmp_path / "page.html").stat().st_size < 1_200_000
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<article class="example"') == 30
+    assert "the first 2,000 of 20,000 characters" in page
+    assert (tmp_path / "examples.jsonl").read_text().count("\u202e") == 30 * 20_000
+
+
 def test_unknown_costs_are_shown_as_unknown(page: str) -> None:
     rows = cells(page, "small, in USD")
     assert [row[-1] for row in rows] == ["0.4416", "unknown"]
