@@ -56,6 +56,17 @@ def test_items_that_differ_are_refused(tmp_path: Path) -> None:
         read_evidence(paths)
 
 
+def test_issues_that_differ_are_refused(tmp_path: Path) -> None:
+    paths = [small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"])]
+    for path, points in zip(paths, (4, 5), strict=True):
+        config = json.loads((path / "config.json").read_text())
+        config["dimensions"][ONE[0]]["issues"] = {"A": {"points": points, "description": "decides", "omission": False}}
+        (path / "config.json").write_text(json.dumps(config))
+    assert read_evidence(paths[:1]).rubrics[ONE[0]].issues["A"].points == 4
+    with pytest.raises(RunError, match=r"issues of defer_important_decisions are not the same in a and in b"):
+        read_evidence(paths)
+
+
 def test_runs_without_a_judge_in_common_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no judge in common \(a: j; b: k\)"):
         read_evidence([small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"], judges=["k"])])

@@ -82,8 +82,8 @@ def read_evidence(
 
     `panel=False` makes no panel of several judges: their first one stands in its place.
 
-    Raises `RunError` for a folder that is no judged run and for items that differ, `InputError` for a judge that no
-    run asked and for runs without a judge in common.
+    Raises `RunError` for a folder that is no judged run and for items or issues that differ, `InputError` for a judge
+    that no run asked and for runs without a judge in common.
     """
     runs = tuple(_named([read_one(path, scorer=scorer, scale=scale) for path in paths]))
     relabelled = [_told_apart(run, runs) for run in runs]
@@ -162,13 +162,22 @@ def _common_judges(runs: Sequence[Run]) -> tuple[str, ...]:
     raise InputError(f"the runs have no judge in common ({each}): have them judged by one that all share")
 
 
-def rubrics_of(runs: Iterable[Run], items: Iterable[Item]) -> dict[str, Rubric]:
-    """The rubric of every dimension, as the run that used it wrote it down, else as it is shipped."""
+def rubrics_of(runs: Sequence[Run], items: Iterable[Item]) -> dict[str, Rubric]:
+    """The rubric of every dimension, as the run that used it wrote it down, else as it is shipped.
+
+    Raises `RunError` for runs that used different ones.
+    """
     found: dict[str, Rubric] = {}
     for name in dict.fromkeys(item.dimension for item in items):
-        written = [issues for run in runs if (issues := _issues(run.config, name))]
+        written = [(run.name, issues) for run in runs if (issues := _issues(run.config, name))]
+        for other, issues in written[1:]:
+            if issues != written[0][1]:
+                raise RunError(
+                    f"the issues of {name} are not the same in {written[0][0]} and in {other}: scores of different "
+                    "rubrics are no pair. Report the runs apart, or have both judged by one version of the dimension."
+                )
         if written:
-            found[name] = Rubric(name, written[0])
+            found[name] = Rubric(name, written[0][1])
         elif name in ISSUES:
             found[name] = rubric(name)
     return found
