@@ -10,6 +10,7 @@ import pytest
 from inferalign.agency.analysis import OVERALL, summarise
 from inferalign.agency.analysis_paired import compare_arms
 from inferalign.agency.table import Arm
+from inferalign.core.errors import InputError
 from inferalign.core.files import write_json_atomic
 from inferalign.reports.agency_cards import described
 from inferalign.reports.agency_report import write_csv, write_report
@@ -135,6 +136,12 @@ def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
         ("n", SMALL[0]): "1",
         ("n", OVERALL): "1",
     }
+
+
+@pytest.mark.parametrize("name", ["report.json", "scores.csv", "examples.jsonl"])
+def test_the_page_is_not_written_over_by_its_data(run: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is written beside it"):
+        write_report(tmp_path / name, compute(read_evidence([run])))
 
 
 def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.core.config import to_dict
+from inferalign.core.errors import InputError
 from inferalign.core.files import dump_json, write_bytes_atomic, write_json_atomic
 from inferalign.reports.agency_page import render
 from inferalign.reports.agency_results import Results, as_json, score_rows
@@ -17,7 +18,12 @@ JSON, SCORES, EXAMPLES = "report.json", "scores.csv", "examples.jsonl"
 
 
 def write_report(out: Path, results: Results) -> list[Path]:
-    """Write the page to `out` and `JSON`, `SCORES`, `EXAMPLES` into its folder. Raises `RunError` for a bad disk."""
+    """Write the page to `out` and `JSON`, `SCORES`, `EXAMPLES` into its folder.
+
+    Raises `InputError` for an `out` of one of their names, and `RunError` for a bad disk.
+    """
+    if out.name in (JSON, SCORES, EXAMPLES):
+        raise InputError(f"the page cannot be {out}: {out.name} is written beside it. Name it otherwise, as page.html")
     page = render(results)
     write_bytes_atomic(out, page)
     beside = [out.parent / name for name in (JSON, SCORES, EXAMPLES)]
