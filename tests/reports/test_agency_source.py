@@ -42,6 +42,19 @@ def test_a_run_of_fewer_items_lacks_no_reply_to_the_others(tmp_path: Path) -> No
     assert alone.means[0].counts.due == 3
 
 
+def test_conditions_of_one_name_that_differ_are_told_apart(tmp_path: Path) -> None:
+    """`default` is `mine.txt` here, which was edited between the runs; the third run's is the first's."""
+    paths = [small(tmp_path / name, subjects=[name]) for name in "abc"]
+    for path, text in zip(paths, ("Be brief.", "Be kind.", "Be brief."), strict=True):
+        config = json.loads((path / "config.json").read_text())
+        config["conditions"] = {"default": {"system_prompt": text, "followups": False}}
+        (path / "config.json").write_text(json.dumps(config))
+    assert read_evidence([paths[0], paths[2]]).table.arms == [Arm("a", "default"), Arm("c", "default")]
+    apart = read_evidence(paths[:2])
+    assert apart.table.arms == [Arm("a", "default [a]"), Arm("b", "default [b]")]
+    assert apart.table.item_scores(Arm("b", "default [b]"), ONE[0], "j").counts.scored > 0
+
+
 def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     evidence = read_evidence([small(tmp_path / "a" / "run"), small(tmp_path / "b" / "run")])
     assert [run.name for run in evidence.runs] == ["run", "run (2)"]

@@ -1,8 +1,9 @@
 """What the agency reports are made from: one run folder or several, or Inspect logs, as one table with its rubrics.
 
 Runs are put side by side. Items that two of them hold must be the same; a subject that two of them hold under one
-condition is told apart by its run's name. Where several judges were asked, the scores that are reported are the
-oracle's (the truth, where it is known), else those of all of them as a panel, unless one is named.
+condition is told apart by its run's name, and so are conditions of one name with different system prompts. Where
+several judges were asked, the scores that are reported are the oracle's (the truth, where it is known), else those of
+all of them as a panel, unless one is named.
 """
 
 from __future__ import annotations
@@ -202,12 +203,20 @@ def _named(runs: list[Run]) -> list[Run]:
 
 
 def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
-    """The run's records, subjects that other runs have under the same condition called after the run, too."""
-    elsewhere = {arm for other in runs if other is not run for arm in _arms(other.stored.replies)}
+    """The run's records, with what other runs have, too, called after the run: subjects under the same condition, and
+    conditions of one name that are not the same."""
+    others = [other for other in runs if other is not run]
+    elsewhere = {arm for other in others for arm in _arms(other.stored.replies)}
+    known = [_conditions(other) for other in others]
+    unlike = {name for name, said in _conditions(run).items() if any(said != each.get(name, said) for each in known)}
     replies, ids = [], {}
     for reply in run.stored.replies:
-        shared = Arm(reply.subject, reply.condition) in elsewhere
-        kept = replace(reply, subject=f"{reply.subject} [{run.name}]") if shared else reply
+        if reply.condition in unlike:
+            kept = replace(reply, condition=f"{reply.condition} [{run.name}]")
+        elif Arm(reply.subject, reply.condition) in elsewhere:
+            kept = replace(reply, subject=f"{reply.subject} [{run.name}]")
+        else:
+            kept = reply
         ids[reply.id] = kept.id
         replies.append(kept)
     verdicts = [
@@ -217,6 +226,16 @@ def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
         for verdict in run.stored.verdicts
     ]
     return Stored(run.stored.items, replies, verdicts)
+
+
+def _conditions(run: Run) -> Mapping[str, Any]:
+    """What the run wrote down of each of its conditions, by name; an Inspect task has one."""
+    several, one = run.config.get("conditions"), run.config.get("condition")
+    if isinstance(several, Mapping):
+        return several
+    if isinstance(one, Mapping) and "name" in one:
+        return {one["name"]: {key: value for key, value in one.items() if key != "name"}}
+    return {}
 
 
 def _common_items(runs: Sequence[Run]) -> list[Item]:
