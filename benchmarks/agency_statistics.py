@@ -94,9 +94,8 @@ class Tally:
         self.held.setdefault((row, column), []).append(held)
 
     def covers(self, row: str, column: str, estimate: Estimate, truth: float) -> None:
-        assert estimate.low is not None
-        assert estimate.high is not None
-        self.add(row, column, estimate.low <= truth <= estimate.high)
+        known = estimate.low is not None and estimate.high is not None
+        self.add(row, column, known and estimate.low <= truth <= estimate.high)
 
     def shares(self) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferalign.agency.agreement import Metric, alpha_estimate, cohen_kappa, kappa_estimate, krippendorff_alpha
+from inferalign.agency.clusters import resampled_counts
 from inferalign.core.errors import InputError
 
 NAN = np.nan
@@ -103,11 +104,40 @@ def test_alpha_estimate_leaves_out_units_with_one_value(metric: Metric) -> None:
     assert alpha_estimate([[1, 1], [1, 1]], metric, [0, 1]).mean is None
 
 
+@pytest.mark.parametrize("metric", ["nominal", "ordinal", "interval", "ratio"])
+def test_the_interval_is_of_alphas_of_resampled_rows(metric: Metric) -> None:
+    """The same draws, each unit copied as often as its cluster is drawn, and alpha of what comes out."""
+    clusters = np.array([4, 4, 1, 1, 1, 0, 3, 3, 3, 2, 2, 2])
+    (counts,) = resampled_counts(5, seed=3, resamples=2000)
+    alphas = [krippendorff_alpha(np.repeat(PUBLISHED, row.astype(int)[clusters], axis=0), metric) for row in counts]
+    expected = np.quantile([alpha for alpha in alphas if alpha is not None], [0.025, 0.975])
+    estimate = alpha_estimate(PUBLISHED, metric, clusters, seed=3)
+    assert (estimate.low, estimate.high) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+def test_the_interval_is_of_kappas_of_resampled_rows() -> None:
+    rng = np.random.default_rng(4)
+    one, other, clusters = rng.integers(3, size=14), rng.integers(3, size=14), np.arange(14) // 2
+    (counts,) = resampled_counts(7, seed=3, resamples=2000)
+    drawn = [row.astype(int)[clusters] for row in counts]
+    kappas = [cohen_kappa(np.repeat(one, times), np.repeat(other, times)) for times in drawn]
+    expected = np.quantile([kappa for kappa in kappas if kappa is not None], [0.025, 0.975])
+    estimate = kappa_estimate(one, other, clusters, seed=3)
+    assert (estimate.low, estimate.high) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
 def test_clusters_widen_the_interval() -> None:
     values = np.repeat(judged(30, np.random.default_rng(8)), 4, axis=0)
     alone = alpha_estimate(values, "interval", range(120), seed=1)
     together = alpha_estimate(values, "interval", np.repeat(range(30), 4), seed=1)
     assert (together.high or 0) - (together.low or 0) > 1.4 * ((alone.high or 0) - (alone.low or 0))
+
+
+def test_perfect_agreement_has_no_interval() -> None:
+    """[1, 1] would say that four units prove it."""
+    found = alpha_estimate([[1, 1], [2, 2], [1, 1], [2, 2]], "nominal", range(4))
+    assert (found.mean, found.low, found.high) == (1.0, None, None)
+    assert kappa_estimate([0, 1, 0, 1], [0, 1, 0, 1], range(4)).low is None
 
 
 def test_kappa_by_hand() -> None:

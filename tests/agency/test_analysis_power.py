@@ -28,8 +28,27 @@ def test_power_equals_simulation() -> None:
     assert power(Pilot(variance=4.0, df=11 / 12), 12, 1.5) == pytest.approx(simulated, abs=0.012)
 
 
+@pytest.mark.parametrize("df", [1, 2, 11, 500])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_power_equals_the_noncentral_t(df: int, alpha: float) -> None:
+    critical = stats.t.ppf(1 - alpha / 2, df)
+    for shift in (0.5, 2.0, 8.0):
+        lower = stats.nct.sf(critical, df, -shift)  # its cdf in that tail is NaN at times
+        exact = stats.nct.sf(critical, df, shift) + np.nan_to_num(lower)
+        assert power(Pilot(variance=1.0, df=df), 1, shift, alpha=alpha) == pytest.approx(exact, abs=1e-5)
+
+
+@pytest.mark.parametrize("items", [2, 3, 5])
+@pytest.mark.parametrize("df", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("alpha", "wanted"), [(0.05, 0.8), (0.01, 0.9), (0.01, 0.5), (0.05, 0.999)])
+def test_a_very_small_pilot_has_a_detectable_difference(items: int, df: float, alpha: float, wanted: float) -> None:
+    pilot = Pilot(variance=9.0, df=df)
+    least = detectable(pilot, items, alpha=alpha, wanted=wanted)
+    assert power(pilot, items, least, alpha=alpha) == pytest.approx(wanted, abs=1e-6)
+
+
 def test_power_at_no_effect_is_the_level_and_large_ones_are_certain() -> None:
-    assert power(GUESS, 40, 0.0, alpha=0.05) == pytest.approx(0.05)
+    assert power(GUESS, 40, 0.0, alpha=0.05) == pytest.approx(0.05, abs=1e-6)
     assert power(GUESS, 40, -1.0) == pytest.approx(power(GUESS, 40, 1.0))
     assert power(GUESS, 500, 10.0) == pytest.approx(1.0)
     grid = [power(GUESS, 100, effect) for effect in np.linspace(0, 10, 60)]

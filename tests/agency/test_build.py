@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inferalign.agency.item_source import gather
 from inferalign.agency.requests import BuildRequest, EndpointFlags
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json
+from inferalign.core.records import read_records
 from inferalign.engines.remote_http import DEFAULT_KEY
 from tests.agency.serving import CHAT, requests, serving
 from tests.mock_server import MockServer, Settings
@@ -72,11 +74,113 @@ def test_too_few_messages_left_says_what_became_of_them(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
 
 
-def test_another_request_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_a_validator_that_refused_may_be_asked_otherwise_and_the_messages_are_kept(tmp_path: Path) -> None:
+    with serving(Settings(models="writer")) as server:
+        with pytest.raises(RunError, match=r"404.*'reader' does not exist"):
+            made(asked(server, tmp_path / "run"))
+        server.settings = replace(server.settings, models="")
+        before = server.paths[CHAT].delivered
+        pool = made(asked(server, tmp_path / "run", validator=f"other@{server.url}"))[DIMENSION].pool
+        assert before == 20
+        assert server.paths[CHAT].delivered < before + 2 * len(pool.items)
+
+
+def test_calls_that_all_failed_are_named_as_such(tmp_path: Path) -> None:
+    with serving(Settings(models="", empty=1.0)) as server:
+        with pytest.raises(InputError, match=r"0 messages are left \(4 calls failed: cut off\)"):
+            made(asked(server, tmp_path / "run", simulate=12))
+        assert requests(server) == 4
+
+
+def test_a_reasoning_generator_has_room_to_reason(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        request = asked(server, tmp_path / "run")
+        plain = prepare_build(request)
+        reasoning = prepare_build(request, EndpointFlags(server_sampling=("generator",)))
+    assert (plain.simulating.temperature, plain.simulating.max_tokens) == (1.4, 1500)
+    assert (reasoning.simulating.temperature, reasoning.simulating.max_tokens) == (None, 8192)
+    assert reasoning.validating == plain.validating
+
+
+def test_another_generator_on_the_same_folder_is_refused_and_changes_no_file(tmp_path: Path) -> None:
     with serving(ANY) as server:
         made(asked(server, tmp_path / "run"))
-        with pytest.raises(RunError, match="select is 4 there and 3 here"):
-            made(asked(server, tmp_path / "run", select=3))
+        kept = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")}
+        for change in ({"generator": f"other@{server.url}"}, {"validator": f"other@{server.url}"}, {"seed": 1}):
+            with pytest.raises(RunError, match="made by another configuration"):
+                made(asked(server, tmp_path / "run", **change))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")} == kept
+
+
+def test_another_choice_asks_nothing_and_more_messages_ask_only_for_those(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        made(asked(server, tmp_path / "run"))
+        asked_for = requests(server)
+        assert len(made(asked(server, tmp_path / "run", select=6, keep=30))[DIMENSION].chosen.items) == 6
+        assert requests(server) == asked_for
+        assert read_json(tmp_path / "run" / "config.json")["select"] == 6
+        more = made(asked(server, tmp_path / "run", simulate=90))
+        extended = requests(server)
+        whole = made(asked(server, tmp_path / "whole", simulate=90))
+        assert more == whole
+        assert extended - asked_for < requests(server) - extended
+        # Fewer messages are a part of them.
+        assert made(asked(server, tmp_path / "run")) == made(asked(server, tmp_path / "fresh"))
+
+
+def test_a_second_validator_sees_a_share_and_decides_nothing(tmp_path: Path) -> None:
+    with serving(ANY) as server:
+        alone = made(asked(server, tmp_path / "run"))[DIMENSION]
+        assert alone.second is None
+        before = requests(server)
+        two = made(asked(server, tmp_path / "run", second_validator=f"other@{server.url}", second_share=0.25))
+        built = two[DIMENSION]
+        assert requests(server) - before >= round(0.25 * len(built.pool.items))
+    assert (built.pool, built.kept, built.chosen) == alone[:3]
+    assert built.second is not None
+    assert built.second.n + built.second.unscored == round(0.25 * len(built.pool.items))
+    told = read_json(tmp_path / "run" / "metrics.json")["dimensions"][DIMENSION]["second_validator"]
+    assert told["n"] == built.second.n
+    # The mock's verdicts depend on the text alone, so two models of it agree in everything.
+    assert (told["same_letters"]["mean"], told["mean_difference"]) == (1.0, 0.0)
+    shown = {record["item"] for record in read_records(tmp_path / "run" / "second")}
+    assert shown < {item.id for item in built.pool.items}
+    costs = read_json(tmp_path / "run" / "costs.json")["accounts"]
+    assert [row["role"] for row in costs] == ["generator", "validator", "validator"]
+
+
+def test_each_validator_may_have_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST", "SECOND", "THIRD"):
+        monkeypatch.setenv(name, name.lower())
+    with serving(Settings(models="", key="first")) as one, serving(Settings(models="", key="second")) as two:
+        more = {"validator": f"reader@{two.url}", "validator_key_variable": "SECOND"}
+        made(asked(one, tmp_path / "run", **more), EndpointFlags(key_variable="FIRST"))
+        with serving(Settings(models="", key="third")) as three:
+            more |= {"second_validator": f"other@{three.url}", "second_key_variable": "THIRD"}
+            built = made(asked(one, tmp_path / "run", **more), EndpointFlags(key_variable="FIRST"))
+            assert requests(three) > 0
+    assert built[DIMENSION].second is not None
+
+
+def test_a_forecast_by_hand_and_near_to_what_is_asked(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["writer"]\ninput = 2\noutput = 8\n')
+    with serving(ANY) as server:
+        request = asked(server, tmp_path / "run", second_validator=f"other@{server.url}", embed=f"vectors@{server.url}")
+        prepared = prepare_build(request, EndpointFlags(prices=prices))
+        writer, reader, other, vectors = prepared.forecast()
+        assert requests(server) == 0
+        made(replace(request, embed="tfidf"))
+        (account, *_) = read_json(tmp_path / "run" / "costs.json")["accounts"]
+    assert (writer.calls, reader.calls, other.calls, vectors.calls) == (20, 60, 6, 1)
+    assert writer.prompt_tokens == sum(len(call.prompt) // 4 for call in prepared.calls)
+    assert writer.prompt_tokens == pytest.approx(account["prompt_tokens"], rel=0.02)
+    assert writer.completion_most == 20 * 1500
+    assert writer.cost == pytest.approx((2 * writer.prompt_tokens + 8 * writer.completion_tokens) / 1e6)
+    assert (reader.cost, reader.completion_most, vectors.completion_most) == (None, 60 * 8192, 0)
+    # The examples have 40 to 110 words or so, at 4 characters a token.
+    assert 30 * 60 < writer.completion_tokens < 200 * 60
+    assert vectors.prompt_tokens < reader.prompt_tokens
 
 
 @pytest.mark.parametrize(
@@ -87,7 +191,14 @@ def test_another_request_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         ({"validator": "reader"}, "names no endpoint"),
         ({"simulate": 0}, "--simulate 0"),
         ({"select": 61}, "--select 61 of 60 messages"),
+        ({"keep": 0}, "--keep 0: give at least 1"),
+        ({"keep": 30}, "--select 40 of 30 messages"),
+        ({"min_score": 1001}, "--min-score 1001: messages of ask_clarifying_questions have 0 to 1000 points"),
+        ({"min_score": -1}, "--min-score -1"),
         ({"dimension": ("x",)}, "unknown dimension 'x'"),
+        ({"second_validator": "r@http://127.0.0.1:9/v1"}, "is the validator itself"),
+        ({"second_validator": "other"}, "names no endpoint"),
+        ({"second_share": 0.0}, "--second-share 0: give a share above 0"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_asked(more: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -10,16 +10,17 @@ from inferalign.agency.clusters import (
     Clustered,
     bootstrap_interval,
     cluster_codes,
+    cluster_totals,
     clustered_mean,
     clustered_slope,
     combined,
     jackknifed,
-    resampled_rows,
+    resampled_counts,
     score_interval,
     t_interval,
 )
 from inferalign.core.errors import ScoringError
-from inferalign.core.stats import wilson
+from inferalign.core.stats import Estimate, wilson
 
 TEN = (0.0, 10.0)
 
@@ -102,6 +103,12 @@ def test_one_cluster_says_nothing_about_spread() -> None:
     assert t_interval(fit).high is None
 
 
+def test_clusters_that_agree_have_no_t_interval() -> None:
+    """An interval from 3 to 3 would say that two units are certainty."""
+    fit = clustered_mean([3.0, 3.0], [0, 1])
+    assert (fit.variance, t_interval(fit)) == (0.0, Estimate(mean=3.0, low=None, high=None, n=2))
+
+
 def test_one_cluster_that_has_all_of_x_says_nothing_about_spread() -> None:
     assert clustered_slope([1, -1, 0, 0], [1, 2, 3, 4], [0, 0, 1, 2]).variance is None
 
@@ -178,28 +185,41 @@ def test_when_all_agree_the_interval_has_a_width() -> None:
     assert third.variance == 0.0
 
 
-def test_bootstrap_draws_whole_clusters() -> None:
-    codes = np.array([7, 7, 3, 9, 3])
-    for rows in resampled_rows(codes, seed=1, resamples=20):
-        counts = np.bincount(rows, minlength=5)
-        assert counts[0] == counts[1]
-        assert counts[2] == counts[4]
-        assert counts[0] + counts[2] + counts[3] == 3
+def test_bootstrap_draws_as_many_clusters_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(resampled_counts(3, seed=1, resamples=2000)))
+    assert whole.shape == (2000, 3)
+    assert (whole.sum(axis=1) == 3).all()
+    assert whole.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.06)
+    assert whole.var(axis=0) == pytest.approx([2 / 3] * 3, abs=0.06)  # binomial: three draws of one in three
+    monkeypatch.setattr("inferalign.agency.clusters._BLOCK", 21)
+    blocks = list(resampled_counts(3, seed=1, resamples=2000))
+    assert {len(block) for block in blocks} == {7, 5}
+    assert (np.concatenate(blocks) == whole).all()
+
+
+def test_totals_of_clusters() -> None:
+    assert cluster_totals([1, 2, 4, 8], [7, 3, 7, 9]).tolist() == [2, 5, 8]
+    assert cluster_totals([[1, 10], [2, 20], [4, 40]], [1, 0, 1]).tolist() == [[2, 20], [5, 50]]
 
 
 def test_bootstrap_interval_of_a_mean_is_near_the_t_interval() -> None:
     values = np.random.default_rng(5).normal(size=200)
     codes = np.arange(200) // 2
-    low, high = bootstrap_interval(lambda rows: float(values[rows].mean()), codes, seed=1) or (0.0, 0.0)
+
+    def interval() -> tuple[float, float]:
+        return bootstrap_interval(lambda drawn: drawn @ cluster_totals(values, codes) / 200, codes, seed=1) or (0, 0)
+
     fit = t_interval(clustered_mean(values, codes))
-    assert low == pytest.approx(fit.low, abs=0.02)
-    assert high == pytest.approx(fit.high, abs=0.02)
-    assert (low, high) == bootstrap_interval(lambda rows: float(values[rows].mean()), codes, seed=1)
+    assert interval() == (pytest.approx(fit.low, abs=0.02), pytest.approx(fit.high, abs=0.02))
+    assert interval() == interval()
 
 
 def test_bootstrap_of_what_is_mostly_undetermined_has_no_interval() -> None:
-    assert bootstrap_interval(lambda rows: None, range(9), seed=1, resamples=50) is None
-    assert bootstrap_interval(lambda rows: 1.0, [4, 4, 4], seed=1, resamples=50) is None
+    assert bootstrap_interval(lambda drawn: np.full(len(drawn), np.nan), range(9), seed=1, resamples=50) is None
+    assert bootstrap_interval(lambda drawn: np.ones(len(drawn)), [4, 4, 4], seed=1, resamples=50) is None
+    assert bootstrap_interval(lambda drawn: np.ones(len(drawn)), range(9), seed=1, resamples=50) is None
+    some = bootstrap_interval(lambda drawn: np.where(drawn[:, 0] > 0, drawn[:, 1], np.nan), range(9), seed=1)
+    assert some == (0.0, 3.0)
 
 
 @settings(max_examples=20)

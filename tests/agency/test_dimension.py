@@ -120,6 +120,7 @@ def line_of(text: str) -> int:
         ("extra_context: []", "extra_context: [trth]", 0, "'trth' is no field of generate.fields beside prompt"),
         ("extra_context: []", "extra_context: [prompt]", 0, "'prompt' is no field"),
         ("    prompt: the user's message", "    promt: the user's message", 0, "key 'prompt' is missing"),
+        ("    prompt: the user's message", "    form: x\n    prompt: y", 0, "'form' is a key of every item"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(tmp_path: Path, old: str, new: str, shift: int, message: str) -> None:

@@ -162,6 +162,15 @@ def test_without_the_library_the_error_says_what_to_type(monkeypatch: pytest.Mon
         SentenceTransformersEmbedder("folder/model")
 
 
+def test_a_model_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(name: str, *, local_files_only: bool) -> None:
+        raise OSError(f"no file in {name}\nand more")
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=opened))
+    with pytest.raises(InputError, match=r"cannot open 'tfdif' \(no file in tfdif\): give tfidf, MODEL@URL, or"):
+        SentenceTransformersEmbedder("tfdif")
+
+
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, module)

@@ -42,13 +42,14 @@ def test_both_hold_every_item_and_issue(tmp_path: Path, name: str) -> None:
     assert lm_eval["dataset_kwargs"]["data_files"]["test"] == f"human_agency_{name}.jsonl"
     rubric = shipped()[name].rubric
     assert lm_eval["metadata"]["points"] == {letter: issue.points for letter, issue in rubric.issues.items()}
-    judge = (tmp_path / "l" / "judge_prompt.txt").read_text()
+    judge = (tmp_path / "l" / f"human_agency_{name}_judge.txt").read_text()
     assert "{{prompt}}" in judge
     assert "{{output}}" in judge
 
 
 def test_the_prompt_is_json_once_its_variable_is_filled(tmp_path: Path) -> None:
     promptfoo, _ = written(tmp_path, "encourage_learning")
+    assert "\n" in promptfoo["prompts"][0]  # promptfoo takes a line with a slash in it for a path
     filled = promptfoo["prompts"][0].replace("{{ prompt | dump | safe }}", json.dumps('a "quoted" line\nand another'))
     assert json.loads(filled) == [
         {"role": "system", "content": "Answer in at most 150 words."},
@@ -77,16 +78,64 @@ def test_the_script_scores_as_we_do(tmp_path: Path, name: str) -> None:
     assert json.loads(done.stdout) == pytest.approx([rubric.score(found) / 10 for found in subsets])
 
 
-def test_template_marks_in_a_text_are_taken_literally(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "What does {{ x }} print?"}, r"would fill '\{\{' in the text 'What does"),
+        ({"prompt": "My key is {{ env.KEY }}"}, "as a template"),
+        ({"prompt": "{% if x %}"}, "as a template"),
+        ({"prompt": "file:///etc/passwd"}, "would read a file"),
+        ({"prompt": "package:x:y"}, "would read a file"),
+        ({"prompt": "p", "cluster": "{{ env.KEY }}"}, "as a template"),
+    ],
+)
+def test_texts_that_promptfoo_would_act_on_are_refused(tmp_path: Path, fields: dict[str, str], message: str) -> None:
     dimension = shipped()["encourage_learning"]
     (asked,) = parse_conditions(["none"], {dimension.id: dimension})
-    item = Item(id="t", dimension=dimension.id, prompt="What does {{ x }} print?")
-    write_promptfoo(tmp_path, dimension, [item], asked)
-    config = yaml.safe_load((tmp_path / "promptfooconfig.yaml").read_text())
-    assert config["tests"][0]["vars"]["prompt"] == "{% raw %}What does {{ x }} print?{% endraw %}"
-    hostile = Item(id="t", dimension=dimension.id, prompt="{% endraw %}{{ env.KEY }}")
-    with pytest.raises(InputError, match="template marks"):
-        write_promptfoo(tmp_path, dimension, [hostile], asked)
+    item = Item(id="t", dimension=dimension.id, **fields)
+    with pytest.raises(InputError, match=message):
+        write_promptfoo(tmp_path, dimension, [item], asked)
+    assert not any(tmp_path.iterdir())
+    write_lm_eval(tmp_path, dimension, [item], asked)
+
+
+def test_the_judge_gives_one_verdict_and_no_number_beside_it(tmp_path: Path) -> None:
+    promptfoo, _ = written(tmp_path, "encourage_learning")
+    assert '"pass": false}' in promptfoo["defaultTest"]["options"]["rubricPrompt"]
+    assert "score" not in promptfoo["defaultTest"]["options"]["rubricPrompt"]
+
+
+def test_no_file_that_was_changed_is_written_over(tmp_path: Path) -> None:
+    for _ in range(2):
+        written(tmp_path, "encourage_learning")
+    config = tmp_path / "p" / "promptfooconfig.yaml"
+    config.write_text(config.read_text().replace("providers: []", "providers: [m]"))
+    with pytest.raises(InputError, match="is there and says something else"):
+        written(tmp_path, "encourage_learning")
+    assert "providers: [m]" in config.read_text()
+
+
+def test_dimensions_share_a_folder_of_lm_eval(tmp_path: Path) -> None:
+    for name in ("encourage_learning", "correct_misinformation"):
+        (asked,) = parse_conditions(["none"], shipped())
+        write_lm_eval(tmp_path, shipped()[name], bank(name), asked)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="reads the command with bash, which is not here")
+def test_a_system_prompt_stands_in_the_command_as_it_is(tmp_path: Path) -> None:
+    dimension = shipped()["encourage_learning"]
+    text = 'It\'s $HOME, `id` and \\n.\n\u2028task: other\n"Two" lines!'
+    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
+    (asked,) = parse_conditions([str(tmp_path / "own.txt")], {dimension.id: dimension})
+    write_lm_eval(tmp_path / "l", dimension, bank(dimension.id), asked)
+    source = (tmp_path / "l" / "human_agency_encourage_learning.yaml").read_text()
+    assert yaml.safe_load(source)["task"] == "human_agency_encourage_learning"
+    (word,) = [line.split("--system_instruction ")[1] for line in source.split("\n") if "--system_instruction" in line]
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert done.stdout.decode() == asked.system_prompt(dimension)
 
 
 def test_follow_up_turns_and_no_items_are_refused(tmp_path: Path) -> None:

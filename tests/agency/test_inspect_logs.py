@@ -65,6 +65,7 @@ def test_letters_of_correctness_are_numbers(graded: EvalLog) -> None:
         "q1": 10.0, "q2": 10.0, "q3": 0.0, "q4": 10.0,
     }  # fmt: skip
     assert (len(log.stored.replies), log.failed, log.unscored, log.missing) == (8, 2, 0, 0)
+    assert log.due == {f"sums/q{n}" for n in range(1, 6)}
     assert log.config["scale"] == [0.0, 1.0]
     assert {reply.repeat for reply in log.stored.replies} == {0, 1}
     assert log.stored.replies[0].conversation[-1].content == "2"

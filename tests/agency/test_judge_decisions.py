@@ -48,7 +48,7 @@ class ScriptedServer:
     def answer(self, body: Mapping[str, Any]) -> Any:
         if self.dialect == "systemone":
             answers: Any = {name: {"type": "noul", "noul": self.p[name]} for name in body["questions"]}
-            return {"answers": answers, "usage": {"input_tokens": 100, "output_tokens": 0}}
+            return {"answers": answers, "usage": {"input_tokens": 100, "output_tokens": 7}}
         if self.dialect == "openai":
             answers = [
                 {"type": "predicate", "name": q["name"], "probability": self.p[q["name"]]} for q in body["questions"]
@@ -80,7 +80,10 @@ def test_one_request_holds_every_issue_and_gives_hard_and_expected_scores(dialec
     assert (verdict.status, verdict.letters, verdict.score) == ("ok", ("A", "C", "E"), 0.0)
     assert verdict.probabilities == P
     assert verdict.expected == pytest.approx(enumerated(P))
-    assert (verdict.tokens, usage.tokens_fed) == ({"requests": 1, "prompt": 100}, 100)
+    # What a server's answer cost is in the record, its output too: a run that is resumed books it from there.
+    out = 7 if dialect == "systemone" else 0
+    assert verdict.tokens == {"requests": 1, "prompt": 100, "completion": out, "cached": 0}
+    assert (usage.tokens_fed, usage.new_tokens) == (100, out)
     assert "model" not in body
     state = body["state"] if dialect == "systemone" else body["input"]
     assert "\nAn answer.\n" in state
@@ -138,7 +141,8 @@ def test_questions_beyond_the_limit_go_into_further_requests(limit: int, sizes: 
     verdict, usage = decided(server, small)
     assert [len(body["questions"]) for _, body in server.requests] == sizes
     assert (verdict.probabilities, verdict.score) == (P, 0.0)
-    assert verdict.tokens == {"requests": len(sizes), "prompt": 100 * len(sizes)}
+    n = len(sizes)
+    assert verdict.tokens == {"requests": n, "prompt": 100 * n, "completion": 7 * n, "cached": 0}
     assert usage.tokens_fed == 100 * len(sizes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -156,10 +156,21 @@ def test_a_panel_asks_every_judge_and_keeps_each_verdict() -> None:
         ("three", 1, 10.0),
     ]
     assert (found.letters, found.score) == (("A",), pytest.approx(13 / 3))
+    silent = asyncio.run(panel.judge(ITEM, answered(ITEM, " "), repeat=0, usage=RoleUsage(), rubric=RUBRIC))
+    assert silent.score is None
+    assert {one.blame for one in silent.verdicts} == {"response"}
     with pytest.raises(InputError, match="judge 'one' is on the panel twice"):
         Panel([named_judge("one", "A"), named_judge("one", "C")])
     with pytest.raises(InputError, match="a panel of 1"):
         Panel([named_judge("one", "A")])
+
+
+def test_scores_without_letters_have_a_mean_and_no_majority() -> None:
+    bare = [replace(verdict(name, "A"), letters=None, score=score) for name, score in (("a", 4.0), ("b", 5.0))]
+    found = combine(bare, RUBRIC)
+    assert (found.score, found.letters, found.shares) == (4.5, None, {})
+    half = combine([bare[0], verdict("b", "A")], RUBRIC)
+    assert half.letters == ("A",)
 
 
 def test_verdicts_of_different_replies_are_no_panel() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from inferalign.agency.permutation import EXACT, holm, sign_flip_p
+from inferalign.agency.permutation import DRAWS, EXACT, enough_draws, holm, sign_flip_p, sign_flip_ps
 from inferalign.core.errors import ScoringError
 
 
@@ -57,6 +58,32 @@ def test_the_level_is_kept() -> None:
     rng = np.random.default_rng(6)
     p = [sign_flip_p(rng.exponential(size=12) - rng.exponential(size=12), seed=0) for _ in range(400)]
     assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.045)
+
+
+def test_tests_on_the_same_clusters_share_their_signs() -> None:
+    """Exact rows, rows of zeros and random rows together give what each gives alone."""
+    rng = np.random.default_rng(8)
+    rows = np.vstack([np.zeros(40), rng.normal(0.2, 1, size=(3, 40)), np.pad([1.0, 2.0, 3.0], (0, 37))])
+    assert sign_flip_ps(rows, seed=4) == pytest.approx([sign_flip_p(row, seed=4) for row in rows])
+    assert sign_flip_ps(rows, seed=4)[::4] == [1.0, 2 / 8]
+
+
+def test_more_draws_are_made_where_few_patterns_reach() -> None:
+    """200 equal clusters are reached by no pattern, noise by many; the exact p between them by the normal tail."""
+    rng = np.random.default_rng(9)
+    noise = rng.normal(size=200)
+    between = np.where(np.arange(200) < 124, 1.0, -1.0)  # 48 more + than -: p = P(|2 Bin(200, 1/2) - 200| >= 48)
+    clear, unclear, middle = sign_flip_ps([np.ones(200), noise, between], seed=1, draws=99_999)
+    assert clear == 1 / 100_000
+    assert unclear == sign_flip_p(noise, seed=1, draws=DRAWS) > 0.01
+    exact = 2 * stats.binom.sf(123, 200, 0.5)
+    assert middle == pytest.approx(exact, abs=5 * np.sqrt(exact / 100_000))
+    assert middle * 100_000 == pytest.approx(round(middle * 100_000))
+
+
+def test_draws_grow_with_the_family() -> None:
+    assert enough_draws(6) == enough_draws(100) == DRAWS
+    assert holm([1 / (enough_draws(1140) + 1)] * 1140)[0] == pytest.approx(0.01)
 
 
 def test_holm_by_hand() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,13 @@ def test_verdicts_that_cannot_be_read_are_repaired_or_unscored_and_counted(tmp_p
     assert summaries[-1].bounds[0] < summaries[-1].bounds[1]
 
 
+def test_many_verdicts_on_one_reply_are_asked_for_at_once(tmp_path: Path) -> None:
+    with serving(Settings(models="", latency=0.02)) as server:
+        request = asked(server, tmp_path / "run", limit=1, dimension=("encourage_learning",), judge_repeats=12)
+        done(request, EndpointFlags(concurrency=4))
+        assert (requests(server), server.most_at_once) == (13, 4)
+
+
 def test_another_judge_later_needs_no_new_reply(tmp_path: Path) -> None:
     with serving(ANY) as server:
         done(asked(server, tmp_path / "run", "scripted"))
@@ -181,6 +191,31 @@ def test_a_refused_key_stops_the_run_at_once_with_what_is_finished_kept(tmp_path
     assert read_json(tmp_path / "run" / "costs.json")["accounts"][0]["delivered"] > 0
 
 
+def test_settings_that_a_server_refused_may_be_changed_and_the_replies_are_kept(tmp_path: Path) -> None:
+    request_of = partial(asked, run=tmp_path / "run")
+    with serving(Settings(models="subject")) as server:
+        with pytest.raises(RunError, match=r"the model's name\. \S+ holds \d+ of 30 replies and 0 of 30 verdicts\.$"):
+            done(request_of(server), EndpointFlags(concurrency=4))
+        kept = read_run(tmp_path / "run").replies
+        server.settings = replace(server.settings, models="")
+        done(request_of(server), EndpointFlags(free_form=True))
+        stored = read_run(tmp_path / "run")
+        assert 0 < len(kept) < len(stored.replies) == len(stored.verdicts) == ITEMS
+        assert stored.replies[: len(kept)] == kept
+        (judge,) = read_json(tmp_path / "run" / "config.json")["judges"].values()
+        assert judge["settings"]["json_schema"] is False
+        # Verdicts hold their judge to what made them.
+        with pytest.raises(RunError, match=r"verdicts-\S+ was made .*json_schema is false there.*remove the folder"):
+            done(request_of(server))
+        asked_for = requests(server)
+        shutil.rmtree(tmp_path / "run" / verdicts_folder(f"judge@{server.url}"))
+        done(request_of(server))
+        assert requests(server) - asked_for == ITEMS
+        # What the removed verdicts cost was spent all the same.
+        judge_row = read_json(tmp_path / "run" / "costs.json")["accounts"][1]
+        assert judge_row["delivered"] == 2 * ITEMS
+
+
 def test_a_budget_stops_before_it_is_passed_and_counts_the_whole_run(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('["subject"]\ninput = 1000\noutput = 1000\n["judge"]\ninput = 1000\noutput = 1000\n')
@@ -197,6 +232,17 @@ def test_a_budget_stops_before_it_is_passed_and_counts_the_whole_run(tmp_path: P
         seen = server.paths[CHAT]
         spent = read_json(tmp_path / "run" / "costs.json")["cost"]
         assert spent == pytest.approx((seen.prompt_tokens + seen.completion_tokens) / 1000)
+
+
+def test_calls_at_once_do_not_use_a_budget_up_that_their_costs_leave_room_in(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["subject"]\ninput = 1\noutput = 4\n["judge"]\ninput = 1\noutput = 4\n')
+    with serving(ANY) as server:
+        done(asked(server, tmp_path / "free", limit=2), EndpointFlags(prices=prices))
+        cost = read_json(tmp_path / "free" / "costs.json")["cost"]
+        # A verdict reserves 8192 tokens at 4 and its prompt, so the budget has room for two of them at once.
+        done(asked(server, tmp_path / "run", limit=2), EndpointFlags(prices=prices, budget=cost + 0.045))
+    assert read_json(tmp_path / "run" / "costs.json")["cost"] == pytest.approx(cost)
 
 
 def test_a_budget_without_room_for_the_first_call_says_so(tmp_path: Path) -> None:

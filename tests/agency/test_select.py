@@ -1,4 +1,5 @@
 import asyncio
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_all_items_can_be_wanted() -> None:
     found = asyncio.run(select([item(name) for name in vectors], Written(vectors), wanted=6, seed=0))
     assert chosen(found) == sorted(vectors)
     assert found.coverage.pool_to_selected.greatest == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_single_item_is_chosen_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = asyncio.run(select([item("only")], Written({"only": [1.0, 0.0]}), wanted=1, seed=0))
+    assert (chosen(found), found.coverage.cluster_sizes) == (["only"], (1,))
 
 
 def test_clusters_are_in_the_provenance_and_the_rest_of_it_stays() -> None:

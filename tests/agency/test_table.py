@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inferalign.agency.analysis import summarise
 from inferalign.agency.records import Item, Reply, Verdict
 from inferalign.agency.stored import (
     ITEMS,
@@ -156,3 +157,16 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         table.reply_scores("judge")
     with pytest.raises(ScoringError, match=r"Did you mean 'a \(default\)'"):
         table.of_arm(Arm("a", "defalt"))
+
+
+def test_a_reply_is_due_for_the_items_that_the_arm_was_asked() -> None:
+    """Of three items a was asked two, of which one has no reply; b was asked them all."""
+    items = [item(f"i{n}") for n in range(3)]
+    replies = [reply("i0", "a"), reply("i0", "b"), reply("i2", "b")]
+    verdicts = [verdict(each, 4.0) for each in replies]
+    table = build_table(items, replies, verdicts, due={Arm("a", "default"): {"i1"}})  # i0 has a reply
+    a, b = (table.item_scores(Arm(name, "default"), DID, "j") for name in "ab")
+    assert a.due.tolist() == [True, True, False]
+    assert (a.counts.due, a.counts.no_reply, b.counts.due, b.counts.no_reply) == (2, 1, 3, 1)
+    mean = next(each for each in summarise(table, "j") if each.arm.subject == "a")
+    assert mean.bounds == ((4 + 0) / 2, (4 + 10) / 2)

@@ -87,6 +87,17 @@ def test_a_local_model_answers_under_a_procedure_and_draws_alike_when_resumed(
     assert "would judge itself" in capsys.readouterr().err
 
 
+def test_a_run_says_why_verdicts_are_unscored(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Settings(models="", refusals=1.0)) as server:
+        command = ["agency", "run", "--model", f"a@{server.url}", "--limit", "2", "--run", "run"]
+        assert main([*command, "--judge", f"chat:b@{server.url}", "--dimension", ISSUES[0]]) == 0
+    out = capsys.readouterr().out
+    reason = "the judge's answer cannot be read: refused"
+    assert f"b@{server.url}: 2 unscored: {reason}" in out
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["unscored"] == {f"b@{server.url}": {reason: 2}}
+
+
 def test_a_dry_run_asks_nothing_and_names_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agency", "run", "--model", NOBODY, "--judge", f"chat:j@{NOBODY[2:]}", "--run", "r", "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -106,6 +117,25 @@ def test_build_makes_items_that_run_takes(capsys: pytest.CaptureFixture[str]) ->
         run = ["agency", "run", "--model", f"a@{server.url}", "--judge", "scripted", "--items", made["items"]]
         assert main([*run, "--run", "run"]) == 0, capsys.readouterr().err
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["items"] == 3
+
+
+def test_a_build_says_what_it_would_cost_and_how_far_two_validators_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Settings(models="")) as server:
+        build = ["agency", "build", "--generator", f"w@{server.url}", "--validator", f"v@{server.url}"]
+        build += ["--second-validator", f"x@{server.url}", "--second-share", "0.5", "--run", "made"]
+        build += ["--dimension", ISSUES[0], "--simulate", "12", "--select", "2", "--min-score", "1"]
+        assert main([*build, "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        summary = json.loads(out.splitlines()[-1])
+        assert [row["calls"] for row in summary["calls"]] == [4, 12, 6]
+        assert (summary["messages"], requests(server)) == (12, 0)
+        assert "messages like the dimensions' examples" in " ".join(out.split())
+        assert not Path("made").exists()
+        assert main(build) == 0
+    out, errors = capsys.readouterr()
+    assert "100.0 % [" in out
+    assert "validations: " in errors
+    assert " of 18, " in errors
 
 
 def test_a_new_dimension_is_one_that_loads_and_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:

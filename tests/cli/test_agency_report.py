@@ -91,3 +91,15 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_runs_of_a_few_items_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two clusters can show no difference that a scale of 100 points has."""
+    runs = [
+        str(write_run(tmp_path / name, dimensions=["encourage_learning"], count=4, subjects=[name], judges=["j"]))
+        for name in "ab"
+    ]
+    assert main(["agency", "compare", *runs]) == 0
+    text, last = said(capsys)
+    assert last["differences"][0]["detectable"] > 10  # type: ignore[index]
+    assert "> 100" in text

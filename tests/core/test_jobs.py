@@ -303,3 +303,34 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "never" not in errors  # no task destroyed while pending, no exception never retrieved
     assert done_ids(tmp_path) == {*first, *rest.split()}
+
+
+def test_what_a_result_adds_is_done_by_all_workers_and_not_by_the_one_that_is_left() -> None:
+    """One item whose result brings twelve more: four at a time, although nothing was to be done while it was out."""
+    todo = [Item("first")]
+    running = most = 0
+
+    class Growing:
+        def __iter__(self) -> Iterator[Item]:
+            return self
+
+        def __next__(self) -> Item:
+            if not todo:
+                raise StopIteration
+            return todo.pop()
+
+    async def work(item: Item) -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        running -= 1
+        return item.id
+
+    def keep(item: Item, _: str) -> None:
+        if item.id == "first":
+            todo.extend(items(12))
+
+    assert asyncio.run(run_jobs(Growing(), work, on_result=keep, concurrency=4)) == 13
+    assert (most, todo) == (4, [])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from aiohttp import web
 
 from inferalign.core.errors import EngineError, InputError, RunError, TransientError
 from inferalign.core.types import Message
@@ -265,6 +266,13 @@ def test_replies_in_the_shapes_that_servers_give(message: Any, reason: Any, text
         ({"choices": ["x"]}, "it has no choices"),
         ({"error": {"message": f"no\nway with {KEY}"}}, r"it has no choices \(no way with \*\*\*\)"),
         (choice(None), "its choice has no message"),
+        # Half an answer of a server that failed is no answer, and an empty one is no silence.
+        (choice({"content": "Half an"}, "abort"), "it was broken off by an error"),
+        (choice({"content": ""}, "error"), "it was broken off by an error"),
+        (
+            {"choices": [{"message": {"content": "Half"}, "error": {"message": "upstream"}}]},
+            r"by an error \(upstream\)",
+        ),
         (choice({"content": 7}), "its content is not text"),
     ],
 )
@@ -489,3 +497,58 @@ def test_the_server_runs_as_a_command(tmp_path: Path) -> None:
             assert opened(url).model == "shell"
         finally:
             process.terminate()
+
+
+def test_a_redirect_is_not_followed_and_takes_no_key_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    seen: list[str] = []
+
+    async def elsewhere(request: web.BaseRequest) -> web.StreamResponse:
+        seen.append(request.headers.get("Authorization", ""))
+        return web.json_response({"choices": [{"message": {"content": "stolen"}}]})
+
+    async def main() -> None:
+        target = web.ServerRunner(web.Server(elsewhere))
+        await target.setup()
+        await web.TCPSite(target, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{target.addresses[0][1]}/v1"
+
+        async def redirect(_: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": url})
+
+        first = web.ServerRunner(web.Server(redirect))
+        await first.setup()
+        await web.TCPSite(first, "127.0.0.1", 0).start()
+        try:
+            endpoint = Endpoint(f"http://127.0.0.1:{first.addresses[0][1]}/v1", RemoteOptions())
+            async with RemoteChat(endpoint, "m", role="subject", ledger=Ledger()) as client:
+                with pytest.raises(InputError, match=f"redirects to {url}: name that URL"):
+                    await client.chat(ask())
+        finally:
+            await first.cleanup()
+            await target.cleanup()
+
+    asyncio.run(main())
+    assert seen == []
+
+
+def test_a_key_that_may_not_list_the_models_may_still_ask_them() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"error": {"message": "Missing scopes: api.model.read"}}, status=403)
+        return web.json_response({"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]})
+
+    async def main() -> str:
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        try:
+            with pytest.raises(InputError, match="does not list its models: type MODEL@"):
+                await open_chat(url, RemoteOptions(), role="judge", ledger=Ledger())
+            async with await open_chat(f"m@{url}", RemoteOptions(), role="judge", ledger=Ledger()) as client:
+                return (await client.chat(ask())).text
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(main()) == "hello"

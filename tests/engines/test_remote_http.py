@@ -22,6 +22,11 @@ from inferalign.engines.remote_http import is_remote, parse_name, usage_of
         ("org/m:free@http://127.0.0.1:8000/v1/", "org/m:free", "http://127.0.0.1:8000/v1"),
         ("m@2026@https://a.example/v1", "m@2026", "https://a.example/v1"),
         ("http://[::1]:8000/v1", None, "http://[::1]:8000/v1"),
+        # One endpoint has one name.
+        ("m@https://API.Example.com:443/v1/Path", "m", "https://api.example.com/v1/Path"),
+        ("http://LOCALHOST:80/v1", None, "http://localhost/v1"),
+        ("http://localhost:8080/v1", None, "http://localhost:8080/v1"),
+        ("http://localhost:443/v1", None, "http://localhost:443/v1"),
     ],
 )
 def test_names(name: str, model: str | None, url: str) -> None:

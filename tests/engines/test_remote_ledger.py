@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from inferalign.core.errors import InputError, RunError, TransientError
 from inferalign.engines.chat_api import ChatTokens
-from inferalign.engines.remote_ledger import Ledger, Price, read_prices
+from inferalign.engines.remote_ledger import Account, Ledger, Price, read_prices
 
 TOKENS = ChatTokens(prompt=1000, completion=200, cached=400)
 PRICE = Price(input=2.0, output=8.0, cached=0.5)
@@ -54,6 +55,7 @@ def test_what_becomes_of_a_call_is_counted_apart() -> None:
                 "untold": 0,
                 "refused": 1,
                 "undelivered": 2,
+                "held": pytest.approx(2 * 0.012),
                 "cost": pytest.approx(0.006),
             },
             {
@@ -66,6 +68,7 @@ def test_what_becomes_of_a_call_is_counted_apart() -> None:
                 "untold": 0,
                 "refused": 0,
                 "undelivered": 0,
+                "held": 0.0,
                 "cost": pytest.approx(0.003),
             },
         ],
@@ -113,12 +116,39 @@ def test_the_budget_counts_what_is_reserved_undelivered_and_recalled() -> None:
         book(ledger, "delivered")
     book(ledger, "delivered")  # the one that was never sent gave its reservation back
     resumed = Ledger(prices={"m": PRICE}, budget=0.03)
-    again = resumed.account("judge", "m@https://a.example/v1")
-    for _ in range(9):
-        resumed.recall(again, TOKENS)
-    assert resumed.cost == pytest.approx(0.027)
+    past = Account(role="judge", model="m@https://a.example/v1", price=None, undelivered=1, held=0.012)
+    for _ in range(5):
+        past.add(TOKENS)
+    resumed.recall(past)
+    assert (resumed.cost, resumed.at_most) == (pytest.approx(0.015), pytest.approx(0.027))
     with pytest.raises(RunError, match="raise the budget and repeat the same command"):
         book(resumed, "delivered")
+
+
+def test_a_budget_waits_for_calls_in_flight_and_not_for_nothing() -> None:
+    # A reservation is .012, a delivered call .003: of 40 calls at once, 2 fit, and one after another 9.
+    ledger = Ledger(prices={"m": PRICE}, budget=0.0365)
+    account, reserve = ledger.account("judge", "m@https://a.example/v1"), ChatTokens(prompt=2000, completion=1000)
+    most = 0.0
+
+    async def call() -> None:
+        nonlocal most
+        await ledger.room(account, reserve)
+        with ledger.call(account, reserve) as one:
+            most = max(most, ledger.at_most or 0.0)
+            one.sent()
+            await asyncio.sleep(0)
+            one.arrived(TOKENS)
+
+    async def all_at_once() -> list[BaseException | None]:
+        return await asyncio.wait_for(asyncio.gather(*(call() for _ in range(40)), return_exceptions=True), 5)
+
+    ended = asyncio.run(all_at_once())
+    assert [error for error in ended if error is not None and not isinstance(error, RunError)] == []
+    assert ended.count(None) == account.delivered == 9
+    assert ledger.cost == pytest.approx(0.027)
+    assert most <= 0.0365
+    assert "0.027 is spent" in str(next(error for error in ended if error is not None))
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])

@@ -21,7 +21,7 @@ URL = "@http://localhost:8000/v1"
 def full(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """Holds everything: repeats, shuffled letters, the oracle, and a judge that is a subject's model."""
     path = tmp_path_factory.mktemp("audit") / "run"
-    judges = [f"chat:m{URL}", "chat:other", "oracle"]
+    judges = [f"m{URL}", "other", "oracle"]
     subjects = [f"m{URL}", "n"]
     made = write_run(path, dimensions=[DID], count=10, subjects=subjects, judges=judges, judge_repeats=2)
     return read_evidence([made], panel=False)
@@ -43,39 +43,56 @@ def test_every_check_is_there(rows: list[AuditRow]) -> None:
 
 
 def test_rows_are_the_analyses_estimates(full: Evidence, rows: list[AuditRow]) -> None:
-    table, judge = full.table, f"chat:m{URL}"
+    table, judge = full.table, f"m{URL}"
     repeated = repeatability(table, judge)
     assert [row.estimate for row in of(rows, "repeatability", judge=judge)] == [
         repeated.judge_share,
         repeated.same_letters,
     ]
-    assert of(rows, "letter order", judge="chat:other")[0].estimate == letter_order_effect(table, "chat:other")
+    assert of(rows, "letter order", judge="other")[0].estimate == letter_order_effect(table, "other")
     assert of(rows, "length", judge=judge)[0].estimate == length_effect(table, judge).within_item
     together = judge_agreement(table, full.judges, DID, tuple("ABCDEF"))
     assert of(rows, "agreement", where=DID)[0].estimate == together.score
     assert of(rows, "agreement", where=f"{DID} C")[0].estimate == together.letters["C"]
-    truth = against_truth(table, "chat:other", "oracle", DID, tuple("ABCDEF"))
-    assert of(rows, "against truth", judge="chat:other", where=f"{DID} B", what="balanced accuracy")[0].estimate == (
+    truth = against_truth(table, "other", "oracle", DID, tuple("ABCDEF"))
+    assert of(rows, "against truth", judge="other", where=f"{DID} B", what="balanced accuracy")[0].estimate == (
         truth[1].balanced
     )
     assert not of(rows, "against truth", judge="oracle")
 
 
 def test_a_subject_s_own_judge_is_found_by_its_name(full: Evidence, rows: list[AuditRow]) -> None:
-    kin = {f"chat:m{URL}": f"m{URL}"}
+    kin = {f"m{URL}": f"m{URL}"}
     assert found_kin(full) == kin
     (row,) = of(rows, "self-preference")
     assert row.where == f"m{URL}"
     assert row.estimate == self_preference(full.table, kin)[0].effect
-    (other,) = of(audit(full, kin={"chat:other": "n"}), "self-preference")
-    assert (other.judge, other.where) == ("chat:other", "n")
+    (other,) = of(audit(full, kin={"other": "n"}), "self-preference")
+    assert (other.judge, other.where) == ("other", "n")
+
+
+@pytest.mark.parametrize(
+    ("judge", "subject"),
+    [
+        (f"m{URL}", "m@https://elsewhere.example/v1"),
+        ("inspect:openai/m", "inspect:openai/m"),
+        ("inspect:openai/m", "openai/m"),  # in a log of Inspect's
+        ("local:org/m", "rain/org/m"),
+        ("local:sandbox", "best-of-n:4/sandbox"),
+    ],
+)
+def test_names_of_one_model(tmp_path: Path, judge: str, subject: str) -> None:
+    made = write_run(
+        tmp_path / "run", dimensions=[DID], count=2, subjects=[subject, "n"], judges=[judge, "o", "local:p"]
+    )
+    assert found_kin(read_evidence([made], panel=False)) == {judge: subject}
 
 
 @pytest.mark.parametrize(
     ("kin", "message"),
     [
-        ({"chat:othr": "n"}, "--kin: no judge 'chat:othr' in the run. Did you mean 'chat:other'?"),
-        ({"chat:other": "o"}, "--kin: no subject 'o' in the run."),
+        ({"othr": "n"}, "--kin: no judge 'othr' in the run. Did you mean 'other'?"),
+        ({"other": "o"}, "--kin: no subject 'o' in the run."),
     ],
 )
 def test_kin_that_is_not_there(full: Evidence, kin: dict[str, str], message: str) -> None:

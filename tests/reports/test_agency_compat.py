@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_the_overall_error_is_that_of_a_mean_of_independent_means() -> None:
 def test_issues_that_nobody_wrote_down_are_an_error() -> None:
     with pytest.raises(InputError, match=r"the issues of my_own are not known.*leave --hab-compat out"):
         published_means(evidence({"my_own": [named()]}))
+
+
+def test_scores_without_letters_are_an_error() -> None:
+    """A number of somebody else's log is no text of a judge, which would score 0 for being unreadable."""
+    one = evidence({DID: [named("B")]})
+    foreign = [replace(verdict, letters=None, raw="0.6") for verdict in one.stored.verdicts]
+    with pytest.raises(InputError, match=r"came without letters.*leave --hab-compat out"):
+        published_means(replace(one, stored=one.stored._replace(verdicts=foreign)))
 
 
 def test_it_is_never_above_the_score_that_leaves_failures_out(tmp_path: Path) -> None:

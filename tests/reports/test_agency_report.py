@@ -10,9 +10,10 @@ import pytest
 from inferalign.agency.analysis import OVERALL, summarise
 from inferalign.agency.analysis_paired import compare_arms
 from inferalign.agency.table import Arm
+from inferalign.core.errors import InputError
 from inferalign.core.files import write_json_atomic
 from inferalign.reports.agency_cards import described
-from inferalign.reports.agency_report import write_report
+from inferalign.reports.agency_report import write_csv, write_report
 from inferalign.reports.agency_results import compute, short_names
 from inferalign.reports.agency_source import read_evidence
 from inferalign.reports.html import digest
@@ -117,6 +118,37 @@ def test_the_files_beside_the_page_say_the_same(run: Path, page: str) -> None:
         assert len({each["item"] for each in own if each["kind"] == "worst"}) == 3
 
 
+def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "two", dimensions=SMALL, count=4, subjects=["m"], judges=["j"]),
+        write_run(tmp_path / "one", dimensions=SMALL[:1], count=4, subjects=["n"], judges=["j"]),
+    ]
+    write_report(tmp_path / "page.html", compute(read_evidence(paths)))
+    page = (tmp_path / "page.html").read_text()
+    names = [row[0] for row in cells(page, "Overall")]
+    assert sorted(names) == ["m", "n, 1 of 2 dimensions"]
+    assert ">n, 1 of 2 dimensions</text>" in page
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert {(row["subject"], row["dimension"]): row["dimensions"] for row in rows} == {
+        ("m", SMALL[0]): "1",
+        ("m", SMALL[1]): "1",
+        ("m", OVERALL): "2",
+        ("n", SMALL[0]): "1",
+        ("n", OVERALL): "1",
+    }
+
+
+@pytest.mark.parametrize("name", ["report.json", "scores.csv", "examples.jsonl"])
+def test_the_page_is_not_written_over_by_its_data(run: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is written beside it"):
+        write_report(tmp_path / name, compute(read_evidence([run])))
+
+
+def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [{"a": "=HYPERLINK(1)", "b": -1.5, "c": "@x"}, {"a": "m", "b": None, "c": "a=b"}])
+    assert (tmp_path / "t.csv").read_text() == "a,b,c\n'=HYPERLINK(1),-1.5,'@x\nm,,a=b\n"
+
+
 def test_the_policy_fits_the_page(page: str) -> None:
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.S)
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
@@ -171,6 +203,18 @@ def test_a_large_run_stays_below_two_megabytes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "large", count=6, subjects=subjects, judges=["a", "b"], texts=["word " * 20_000] * 6)
     write_report(tmp_path / "page.html", compute(read_evidence([run])))
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
+
+
+def test_texts_that_are_written_out_at_length_are_cut_shorter(tmp_path: Path) -> None:
+    """Each of these characters takes 12 bytes: 30 replies of 4,000 would take 1.4 MB, and judges as much again."""
+    hostile = ["\u202e" * 20_000] * 6
+    run = write_run(tmp_path / "hostile", count=6, subjects=["m"], judges=["a", "b"], texts=hostile)
+    write_report(tmp_path / "page.html", compute(read_evidence([run])))
+    assert (tmp_path / "page.html").stat().st_size < 1_200_000
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<article class="example"') == 30
+    assert "the first 2,000 of 20,000 characters" in page
+    assert (tmp_path / "examples.jsonl").read_text().count("\u202e") == 30 * 20_000
 
 
 def test_unknown_costs_are_shown_as_unknown(page: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from inferalign.agency.table import Arm
 from inferalign.core.errors import InputError, RunError
+from inferalign.reports.agency_results import compute
 from inferalign.reports.agency_source import chosen_judge, read_evidence
 from tests.reports.agency_run import write_run
 
@@ -31,6 +32,29 @@ def test_a_subject_of_two_runs_is_told_apart_and_keeps_its_verdicts(tmp_path: Pa
         assert together.counts == apart.counts
 
 
+def test_a_run_of_fewer_items_lacks_no_reply_to_the_others(tmp_path: Path) -> None:
+    """Beside a run of 8 items one of 3 has the numbers that it has alone, by the published choices, too."""
+    paths = [small(tmp_path / "eight", subjects=["n"], count=8), small(tmp_path / "three")]
+    together, alone = (compute(read_evidence(some), hab_compat=True) for some in (paths, paths[1:]))
+    own = Arm("m", "default")
+    assert [mean for mean in together.means if mean.arm == own] == list(alone.means)
+    assert [mean for mean in together.published if mean.arm == own] == list(alone.published)
+    assert alone.means[0].counts.due == 3
+
+
+def test_conditions_of_one_name_that_differ_are_told_apart(tmp_path: Path) -> None:
+    """`default` is `mine.txt` here, which was edited between the runs; the third run's is the first's."""
+    paths = [small(tmp_path / name, subjects=[name]) for name in "abc"]
+    for path, text in zip(paths, ("Be brief.", "Be kind.", "Be brief."), strict=True):
+        config = json.loads((path / "config.json").read_text())
+        config["conditions"] = {"default": {"system_prompt": text, "followups": False}}
+        (path / "config.json").write_text(json.dumps(config))
+    assert read_evidence([paths[0], paths[2]]).table.arms == [Arm("a", "default"), Arm("c", "default")]
+    apart = read_evidence(paths[:2])
+    assert apart.table.arms == [Arm("a", "default [a]"), Arm("b", "default [b]")]
+    assert apart.table.item_scores(Arm("b", "default [b]"), ONE[0], "j").counts.scored > 0
+
+
 def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     evidence = read_evidence([small(tmp_path / "a" / "run"), small(tmp_path / "b" / "run")])
     assert [run.name for run in evidence.runs] == ["run", "run (2)"]
@@ -42,6 +66,17 @@ def test_items_that_differ_are_refused(tmp_path: Path) -> None:
     shard = paths[1] / "items" / "records" / "main.jsonl"
     shard.write_text(shard.read_text().replace("Message 1", "Message one"))
     with pytest.raises(RunError, match=r"item 'def-001' is not the same in a and in b"):
+        read_evidence(paths)
+
+
+def test_issues_that_differ_are_refused(tmp_path: Path) -> None:
+    paths = [small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"])]
+    for path, points in zip(paths, (4, 5), strict=True):
+        config = json.loads((path / "config.json").read_text())
+        config["dimensions"][ONE[0]]["issues"] = {"A": {"points": points, "description": "decides", "omission": False}}
+        (path / "config.json").write_text(json.dumps(config))
+    assert read_evidence(paths[:1]).rubrics[ONE[0]].issues["A"].points == 4
+    with pytest.raises(RunError, match=r"issues of defer_important_decisions are not the same in a and in b"):
         read_evidence(paths)
 
 

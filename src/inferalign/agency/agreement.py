@@ -11,12 +11,13 @@ difference that suits the scale. 1 is perfect agreement, 0 is what chance would 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inferalign.agency.clusters import Codes, bootstrap_interval
+from inferalign.agency.clusters import bootstrap_interval, cluster_totals
 from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
 
@@ -49,13 +50,14 @@ def alpha_estimate(
     alpha = _alpha(counts, observed, scale, metric)
     if alpha is None:
         return Estimate(mean=None, low=None, high=None, n=units)
-
-    def resampled(rows: Codes) -> float | None:
-        # What is observed in a unit depends on the other units only through the ranks of an ordinal scale.
-        drawn = _observed(counts[rows], scale, metric) if metric == "ordinal" else observed[rows]
-        return _alpha(counts[rows], drawn, scale, metric)
-
-    low, high = bootstrap_interval(resampled, codes, seed=seed, level=level) or (None, None)
+    sums = _ClusterSums(
+        units=cluster_totals(np.ones(units), codes),
+        values=cluster_totals(counts, codes),
+        observed=cluster_totals(observed, codes),
+        coincidences=cluster_totals(_coincidences(counts), codes) if metric == "ordinal" else None,
+    )
+    interval = bootstrap_interval(lambda drawn: _alphas(sums, drawn, scale, metric), codes, seed=seed, level=level)
+    low, high = interval or (None, None)
     return Estimate(mean=alpha, low=low, high=high, n=units)
 
 
@@ -84,9 +86,57 @@ def kappa_estimate(
     kappa = cohen_kappa(a, b)
     if kappa is None:
         return Estimate(mean=None, low=None, high=None, n=a.size)
-    interval = bootstrap_interval(lambda rows: cohen_kappa(a[rows], b[rows]), codes, seed=seed, level=level)
+    labels = np.unique(np.concatenate([a, b]))
+    pairs = (a[:, None, None] == labels[:, None]) & (b[:, None, None] == labels)  # [units, L, L], one True each
+    tables = cluster_totals(pairs, codes).reshape(-1, labels.size**2)
+    interval = bootstrap_interval(lambda drawn: _kappas(drawn @ tables, labels.size), codes, seed=seed, level=level)
     low, high = interval or (None, None)
     return Estimate(mean=kappa, low=low, high=high, n=a.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClusterSums:
+    """What a resample of clusters needs to know of each: [G], but for the last two axes [V, V] or [V] of values."""
+
+    units: Floats
+    values: Floats
+    """How often each value was given, [G, V]."""
+    observed: Floats
+    coincidences: Floats | None
+    """[G, V, V], for an ordinal scale: what is observed there depends on the ranks in the resample."""
+
+
+def _alphas(sums: _ClusterSums, drawn: Floats, scale: Floats, metric: Metric) -> Floats:
+    """Alpha of each resample, [some]; drawn: how often each cluster is in it, [some, G]. NaN where undetermined."""
+    totals = drawn @ sums.values
+    if sums.coincidences is None:
+        distances = _distances(totals, scale, metric)
+        expected, observed = ((totals @ distances) * totals).sum(axis=1), drawn @ sums.observed
+    else:
+        pairs = zip(totals, drawn, strict=True)
+        found = [
+            (own @ (d := _distances(own, scale, metric)) @ own, (np.tensordot(times, sums.coincidences, 1) * d).sum())
+            for own, times in pairs
+        ]
+        expected, observed = np.array(found).T
+    known = (drawn @ sums.units >= 2) & (expected > 0)
+    return np.where(known, 1 - (totals.sum(axis=1) - 1) * observed / np.where(known, expected, 1.0), np.nan)
+
+
+def _kappas(tables: Floats, labels: int) -> Floats:
+    """Kappa of each table of two observers' labels, [some, L * L] -> [some]; NaN where both say one thing."""
+    cells = tables.reshape(-1, labels, labels)
+    n = cells.sum(axis=(1, 2))
+    agreed = np.trace(cells, axis1=1, axis2=2) / n
+    expected = (cells.sum(axis=1) * cells.sum(axis=2)).sum(axis=1) / n**2
+    known = expected < 1
+    return np.where(known, (agreed - expected) / np.where(known, 1 - expected, 1.0), np.nan)
+
+
+def _coincidences(counts: Floats) -> Floats:
+    """How often two values meet within each unit, over its size less one: [units, V, V]."""
+    within: Floats = counts[:, :, None] * counts[:, None, :] / np.maximum(counts.sum(axis=1) - 1, 1)[:, None, None]
+    return within
 
 
 def _counts(values: ArrayLike) -> tuple[Floats, Floats]:

@@ -98,8 +98,8 @@ def _summary(
         error=mean.error if mean else None,
         counts=counts,
         bounds=(
-            float(np.mean([each.low.mean() for each in scores])),
-            float(np.mean([each.high.mean() for each in scores])),
+            float(np.mean([each.low[each.due].mean() for each in scores])),
+            float(np.mean([each.high[each.due].mean() for each in scores])),
         ),
         dimensions=dimensions,
     )

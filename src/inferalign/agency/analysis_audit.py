@@ -87,14 +87,15 @@ def letter_order_effect(table: Table, judge: str) -> Estimate:
     """
     issues: dict[tuple[str, str], int] = {}
     named, place, issue, cluster = [], [], [], []
+    dimensions, clusters = table.reply_dimension.tolist(), table.reply_cluster.tolist()
     for row in _scored(table, judge):
         order, letters = table.verdict_order[row], table.verdict_letters[row] or frozenset()
         reply = table.verdict_reply[row]
         for position, letter in enumerate(order if len(order) > 1 else ()):
             named.append(float(letter in letters))
             place.append(position / (len(order) - 1))
-            issue.append(issues.setdefault((str(table.reply_dimension[reply]), letter), len(issues)))
-            cluster.append(table.reply_cluster[reply])
+            issue.append(issues.setdefault((dimensions[reply], letter), len(issues)))
+            cluster.append(clusters[reply])
     groups = np.array(issue, dtype=np.intp)
     x = centred(np.array(place), groups) if place else np.zeros(0)
     if not x.any():

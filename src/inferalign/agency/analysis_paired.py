@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferalign.agency.analysis import OVERALL, average
-from inferalign.agency.clusters import Clustered, clustered_mean, score_interval
-from inferalign.agency.permutation import holm, sign_flip_p
+from inferalign.agency.clusters import Clustered, cluster_totals, clustered_mean, score_interval
+from inferalign.agency.permutation import enough_draws, holm, sign_flip_ps
 from inferalign.agency.table import Arm, ItemScores, Table
 from inferalign.core.errors import ScoringError
 from inferalign.core.seeds import derive
@@ -40,7 +40,7 @@ class Difference:
     """By sign flips; None where there is nothing to test."""
     p_holm: float | None
     dropped: int
-    """Items that one side or both lack a score for."""
+    """Items that one side or both lack a score for, of those that either was asked."""
     bounds: tuple[float, float]
     """The mean difference if every missing score were as bad for `a` as can be, and as good."""
 
@@ -68,7 +68,7 @@ class _Pairs:
 
     mean: Clustered | None
     sums: NDArray[np.float64]
-    """Each cluster's part of the mean difference, [G]."""
+    """Each cluster's part of the mean difference, [G]: the same clusters for every pair of arms."""
     dropped: int
     bounds: tuple[float, float]
 
@@ -87,14 +87,13 @@ def compare_arms(
     if not dimensions:
         raise ScoringError(f"{', '.join(map(str, arms))} have no dimension in common.")
     scores = {(arm, name): table.item_scores(arm, name, judge) for arm in arms for name in dimensions}
-    by_dimension: list[Difference] = []
-    overall: list[Difference] = []
-    for a, b in combinations(arms, 2):
-        pairs = [_pairs(scores[a, name], scores[b, name]) for name in dimensions]
-        seeds = [derive(seed, *a, *b, name) for name in (*dimensions, OVERALL)]
-        rows = zip(dimensions, pairs, seeds[:-1], strict=True)
-        by_dimension += [_difference(a, b, name, each, each_seed, level) for name, each, each_seed in rows]
-        overall.append(_difference(a, b, OVERALL, _averaged(pairs), seeds[-1], level))
+    sides = list(combinations(arms, 2))
+    made = {name: [_pairs(scores[a, name], scores[b, name]) for a, b in sides] for name in dimensions}
+    whole = [_averaged(pairs) for pairs in zip(*made.values(), strict=True)]
+    draws = enough_draws(len(sides) * len(dimensions))
+    columns = [_differences(sides, name, made[name], derive(seed, name), draws, level) for name in dimensions]
+    by_dimension = [difference for row in zip(*columns, strict=True) for difference in row]
+    overall = _differences(sides, OVERALL, whole, derive(seed, OVERALL), enough_draws(len(sides)), level)
     differences = (*_adjusted(by_dimension), *_adjusted(overall))
     ranks = (
         rank for name in (*dimensions, OVERALL) for rank in rank_intervals(arms, name, differences, alpha=1 - level)
@@ -127,19 +126,14 @@ def difference_of(table: Table, a: Arm, b: Arm, dimension: str, judge: str) -> C
 
 
 def _pairs(left: ItemScores, right: ItemScores) -> _Pairs:
-    both = left.scored & right.scored
+    both, asked = left.scored & right.scored, left.due | right.due
     differences, clusters = (left.mean - right.mean)[both], left.clusters[both]
     return _Pairs(
         mean=clustered_mean(differences, clusters) if both.any() else None,
-        sums=_cluster_sums(differences / max(both.sum(), 1), clusters),
-        dropped=int((~both).sum()),
-        bounds=(float((left.low - right.high).mean()), float((left.high - right.low).mean())),
+        sums=cluster_totals(np.where(both, left.mean - right.mean, 0.0) / max(both.sum(), 1), left.clusters),
+        dropped=int((asked & ~both).sum()),
+        bounds=(float((left.low - right.high)[asked].mean()), float((left.high - right.low)[asked].mean())),
     )
-
-
-def _cluster_sums(values: NDArray[np.float64], clusters: NDArray[np.intp]) -> NDArray[np.float64]:
-    codes = np.unique(clusters, return_inverse=True)[1].reshape(-1)
-    return np.bincount(codes, values).astype(np.float64)
 
 
 def _averaged(pairs: Sequence[_Pairs]) -> _Pairs:
@@ -152,17 +146,24 @@ def _averaged(pairs: Sequence[_Pairs]) -> _Pairs:
     )
 
 
-def _difference(a: Arm, b: Arm, dimension: str, pairs: _Pairs, seed: int, level: float) -> Difference:
-    return Difference(
-        a=a,
-        b=b,
-        dimension=dimension,
-        estimate=score_interval(pairs.mean, DIFFERENCES, level=level) if pairs.mean else Estimate.empty(),
-        p=sign_flip_p(pairs.sums, seed=seed) if pairs.mean else None,
-        p_holm=None,
-        dropped=pairs.dropped,
-        bounds=pairs.bounds,
-    )
+def _differences(
+    sides: Sequence[tuple[Arm, Arm]], dimension: str, made: Sequence[_Pairs], seed: int, draws: int, level: float
+) -> list[Difference]:
+    """One for each pair of arms; no p is adjusted yet."""
+    found = sign_flip_ps([pairs.sums for pairs in made], seed=seed, draws=draws)
+    return [
+        Difference(
+            a=a,
+            b=b,
+            dimension=dimension,
+            estimate=score_interval(pairs.mean, DIFFERENCES, level=level) if pairs.mean else Estimate.empty(),
+            p=p if pairs.mean else None,
+            p_holm=None,
+            dropped=pairs.dropped,
+            bounds=pairs.bounds,
+        )
+        for (a, b), pairs, p in zip(sides, made, found, strict=True)
+    ]
 
 
 def _adjusted(family: Sequence[Difference]) -> list[Difference]:

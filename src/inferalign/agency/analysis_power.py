@@ -4,6 +4,9 @@ What a pilot measured is carried to another size: variance per item and degrees 
 items are taken to come in clusters like the pilot's. Power is that of the two-sided t test,
 
     P(|T| > t_(1 - alpha/2, df)),   T noncentral t with df and effect / sqrt(variance per item / items)
+
+which is the mean of P(|Z + shift| > t s) over s = sqrt(chi^2_df / df), by quadrature: scipy's noncentral t has no lower
+tail for the few degrees of freedom of a first small run.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import optimize, stats
 
 from inferalign.agency.clusters import Clustered
 from inferalign.core.errors import InputError, ScoringError
 
+_NODES = 400
+"""Of the Gauss-Legendre rule."""
 LARGEST = 10_000_000
 """Items beyond which a wanted effect is called out of reach."""
 
@@ -49,9 +55,9 @@ def power(pilot: Pilot, items: int, effect: float, *, alpha: float = 0.05) -> fl
     df = max(items * pilot.df, 1.0)
     critical = float(stats.t.ppf(1 - alpha / 2, df))
     shift = abs(effect) / math.sqrt(pilot.variance / items)
-    # scipy's lower tail is 0 to all digits where it gives NaN for large shifts.
-    lower = float(stats.nct.cdf(-critical, df, shift)) if shift < critical + 5 else 0.0
-    return float(stats.nct.sf(critical, df, shift)) + lower if shift < critical + 30 else 1.0
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    least = critical * np.sqrt(stats.chi2.ppf((1 + nodes) / 2, df) / df)
+    return float(weights @ (stats.norm.sf(least - shift) + stats.norm.cdf(-least - shift))) / 2
 
 
 def detectable(pilot: Pilot, items: int, *, alpha: float = 0.05, wanted: float = 0.8) -> float:
@@ -62,9 +68,9 @@ def detectable(pilot: Pilot, items: int, *, alpha: float = 0.05, wanted: float =
     _check(alpha, wanted)
     if items < 2:
         raise InputError(f"{items} items: plan with 2 at least.")
-    error = math.sqrt(pilot.variance / items)
-    critical = float(stats.t.ppf(1 - alpha / 2, max(items * pilot.df, 1.0)))
-    top = error * (critical + 25)
+    top = math.sqrt(pilot.variance / items)
+    while power(pilot, items, top, alpha=alpha) < wanted:
+        top *= 2
     return float(optimize.brentq(lambda effect: power(pilot, items, effect, alpha=alpha) - wanted, 0.0, top))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from inferalign.agency.conditions import DEFAULT, NONE, Condition, parse_conditions
 from inferalign.agency.estimate import Forecast, forecast
 from inferalign.agency.item_source import BANK, Material, check_context, gather
-from inferalign.agency.judge import Judge
 from inferalign.agency.judge_chat import ChatJudgeSettings
 from inferalign.agency.judge_table import ROLE, JudgeName, JudgeParts, open_judges, parse_judges
 from inferalign.agency.models import Models, check_served, is_served
@@ -155,7 +154,7 @@ async def carry_out(
         with AgencyFolder(request.run, config) as folder:
             folder.keep_items(material)
             recorded = folder.recorded()
-            _recall(folder, recorded, subject, judges, prepared.ledger)
+            _recall(folder, recorded, subject, prepared.ledger)
             due = reply_jobs(material.items, material.dimensions, prepared.conditions, request.repeats, subject.name)
             try:
                 await run(
@@ -174,11 +173,16 @@ async def carry_out(
             finally:
                 costs = prepared.ledger.summary()
                 write_json_atomic(request.run / COSTS, costs)
+            held = (len(folder.replies.done), sum(len(stage.done) for stage in folder.verdicts.values()))
     metrics, means = outcome(request.run, {name: one.rubric for name, one in material.dimensions.items()})
     metrics |= {"due": prepared.replies, "cost": costs["cost"]}
     write_json_atomic(request.run / METRICS, metrics)
     if failed is not None:
-        raise failed
+        replies, verdicts = held
+        raise RunError(
+            f"{str(failed).removesuffix('.')}. {request.run} holds {replies} of {prepared.replies} replies and "
+            f"{verdicts} of {prepared.verdicts} verdicts."
+        ) from failed
     return metrics, means
 
 
@@ -225,15 +229,8 @@ def _parts(prepared: Prepared, models: Models, subject: Subject) -> JudgeParts:
     )
 
 
-def _recall(
-    folder: AgencyFolder, recorded: Mapping[str, Reply], subject: Subject, judges: Sequence[Judge], ledger: Ledger
-) -> None:
-    """Books what earlier starts of the run recorded, so that a budget is for the run and not for its last start.
-
-    Calls that a killed start had not recorded yet are in no file: `costs.json` knows those of this start alone.
-    """
+def _recall(folder: AgencyFolder, recorded: Mapping[str, Reply], subject: Subject, ledger: Ledger) -> None:
+    """Books what earlier starts of the run spent, so that a budget is for the run and not for its last start."""
     spent = {(SUBJECT, subject.name): [reply.tokens for reply in recorded.values()]}
-    spent |= {(ROLE, judge.name): folder.recorded_tokens(judge.name) for judge in judges}
-    for who, tokens in spent.items():
-        if who in ledger.accounts:  # endpoints alone have one
-            recall(ledger.accounts[who], ledger, tokens)
+    spent |= {(ROLE, judge): tokens for judge, tokens in folder.recorded_tokens().items()}
+    recall(ledger, folder.path / COSTS, spent)

@@ -29,6 +29,8 @@ Codes = NDArray[np.intp]
 Limits = tuple[float, float]
 _SMALLEST = 1e-9
 """A standard error smaller than this part of the values is rounding."""
+_BLOCK = 2_000_000
+"""Numbers held at once while resampling (16 MB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,11 @@ def combined(parts: Sequence[Clustered], weights: Sequence[float]) -> Clustered:
 
 
 def t_interval(fit: Clustered, *, level: float = 0.95) -> Estimate:
-    """Value and interval by Student's t: for slopes, and for what has no scale with ends."""
-    if fit.variance is None or fit.df is None:
+    """Value and interval by Student's t: for slopes, and for what has no scale with ends.
+
+    There is none where all clusters agree: few that agree are not certainty, and the scale has no end to reckon with.
+    """
+    if not fit.variance or fit.df is None:
         return Estimate(mean=fit.value, low=None, high=None, n=fit.n)
     half = float(stats.t.ppf((1 + level) / 2, fit.df)) * math.sqrt(fit.variance)
     return Estimate(mean=fit.value, low=fit.value - half, high=fit.value + half, n=fit.n)
@@ -142,34 +147,52 @@ def score_interval(fit: Clustered, limits: Limits, *, level: float = 0.95) -> Es
     return Estimate(mean=fit.value, low=bottom + width * low, high=bottom + width * high, n=fit.n)
 
 
-def resampled_rows(clusters: ArrayLike, *, seed: int, resamples: int) -> Iterator[Codes]:
-    """The rows of `resamples` samples of whole clusters, drawn with replacement: the cluster bootstrap."""
-    codes = _consecutive(clusters)
-    order = np.argsort(codes, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+def cluster_totals(values: ArrayLike, clusters: ArrayLike) -> Floats:
+    """Sums of the rows of `values` [n, ...] over each cluster, in ascending order of the codes: [G, ...]."""
+    data, codes = np.asarray(values, dtype=np.float64), _consecutive(clusters)
+    totals = np.zeros((int(codes.max(initial=-1)) + 1, *data.shape[1:]))
+    np.add.at(totals, codes, data)
+    return totals
+
+
+def resampled_counts(groups: int, *, seed: int, resamples: int) -> Iterator[Floats]:
+    """How often each of `groups` clusters is in a sample of as many, drawn with replacement: the cluster bootstrap.
+
+    `resamples` samples, in blocks of shape [some, groups].
+    """
     rng = np.random.Generator(np.random.Philox(key=derive(seed, "cluster bootstrap")))
-    for _ in range(resamples):
-        yield np.concatenate([members[cluster] for cluster in rng.integers(len(members), size=len(members))])
+    rows = max(1, _BLOCK // groups)
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(groups, size=(min(rows, resamples - start), groups))
+        drawn += groups * np.arange(len(drawn))[:, None]
+        yield np.bincount(drawn.reshape(-1), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def bootstrap_interval(
-    statistic: Callable[[Codes], float | None],
+    statistic: Callable[[Floats], Floats],
     clusters: ArrayLike,
     *,
     seed: int,
     level: float = 0.95,
     resamples: int = 2000,
 ) -> tuple[float, float] | None:
-    """The percentile interval of `statistic`, a function of row numbers, over resampled clusters.
+    """The percentile interval of a statistic over resampled clusters.
 
-    A statistic that some resamples do not determine (None) is described by the others; None when that is under half of
-    them, or when there are fewer than two clusters.
+    statistic: how often each cluster was drawn [some, G], in ascending order of the codes -> values [some], NaN where
+    the statistic is undetermined. It is made of totals over clusters (`cluster_totals`), so that a resample costs a
+    product of matrices and no look at its units.
+
+    A statistic that some resamples do not determine is described by the others. None when that is under half of them,
+    when there are fewer than two clusters, and when all resamples give one value: judges that agree throughout agree in
+    every resample, which is no certainty that they always will.
     """
-    if np.unique(np.asarray(clusters)).size < 2:
+    groups = np.unique(np.asarray(clusters)).size
+    if groups < 2:
         return None
-    found = [statistic(rows) for rows in resampled_rows(clusters, seed=seed, resamples=resamples)]
-    values = [value for value in found if value is not None]
-    if len(values) * 2 < resamples:
+    blocks = resampled_counts(groups, seed=seed, resamples=resamples)
+    found = np.concatenate([statistic(counts) for counts in blocks])
+    values = found[~np.isnan(found)]
+    if values.size * 2 < resamples or values.min() == values.max():
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -44,4 +44,5 @@ def _issues(text: str) -> list[Any] | None:
     except (ValueError, RecursionError):
         return None
     issues = value.get("issues", []) if isinstance(value, dict) else None
-    return issues if isinstance(issues, list) else None
+    # It goes through a text in a list's place letter by letter.
+    return list(issues) if isinstance(issues, list | str) else None

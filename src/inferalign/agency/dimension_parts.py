@@ -22,6 +22,9 @@ REFERENCE = re.compile(r"\{([^{}]*)\}")
 QUOTED_FIELDS = ("misinformation",)
 """Fields of an item whose text must stand word for word in its prompt."""
 
+ITEM_KEYS = ("id", "dimension", "messages", "cluster", "topic", "form", "provenance", "truth")
+"""Keys of a line of items that have a meaning of their own: a field of one of these names would be taken for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -107,6 +110,8 @@ def read_generate(node: Node) -> Generate:
     fields = keys["fields"].text_table()
     if "prompt" not in fields:
         keys["fields"].fail("key 'prompt' is missing: the message that the assistant gets")
+    if taken := [name for name in fields if name in ITEM_KEYS]:
+        keys["fields"].fail(f"{taken[0]!r} is a key of every item: give the field another name")
     length = [bound.whole(1) for bound in keys["length_words"].items()]
     if len(length) != 2 or length[0] > length[1]:
         keys["length_words"].fail(f"expected the fewest and the most words, such as [40, 140], got {length}")

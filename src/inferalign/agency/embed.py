@@ -168,13 +168,20 @@ def _finite(value: object) -> bool:
 
 
 class SentenceTransformersEmbedder:
-    """A sentence-transformers model that is already on this machine. Raises `InputError` when the library is not."""
+    """A sentence-transformers model that is on this machine. Raises `InputError` when it or the library is not."""
 
     def __init__(self, model: str, *, near_duplicate: float = 0.92) -> None:
         self.model = model
         self.near_duplicate = near_duplicate
         # Never from the network: what a name on a hub holds can change from one day to the next.
-        self._encoder = load("sentence_transformers:SentenceTransformer")(model, local_files_only=True)
+        opened = load("sentence_transformers:SentenceTransformer")
+        try:
+            self._encoder = opened(model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise InputError(
+                f"cannot open {model!r} ({why}): give tfidf, MODEL@URL, or a sentence-transformers model's directory"
+            ) from error
 
     def describe(self) -> Mapping[str, object]:
         return {"embedding": "sentence-transformers", "model": self.model}

@@ -12,6 +12,8 @@ from inferalign.agency.judge_chat import ChatJudgeSettings
 from inferalign.agency.judge_decisions import statements
 from inferalign.agency.judge_table import JudgeName
 from inferalign.agency.records import Item, Reply
+from inferalign.agency.simulate import GenerationCall
+from inferalign.agency.validate import validator_prompt
 from inferalign.core.types import Message
 from inferalign.engines.chat_api import ChatTokens
 from inferalign.engines.remote_ledger import Ledger
@@ -19,6 +21,8 @@ from inferalign.engines.remote_ledger import Ledger
 CHARACTERS_A_TOKEN = 4
 REPLY_TOKENS, VERDICT_TOKENS = 200, 250
 """Assumed, visible: about 150 words, and a published judge's answer. Hidden reasoning comes on top."""
+VALIDATION_TOKENS = 120
+"""Assumed, visible: an assessment of 80 words at most."""
 _CODE = "0" * 16
 
 
@@ -109,6 +113,53 @@ def _placeholder(dimension: Dimension, item: Item, condition: Condition) -> Repl
         system_prompt=None,
         finish="stop",
     )
+
+
+def forecast_build(
+    calls: Sequence[GenerationCall],
+    dimensions: Mapping[str, Dimension],
+    *,
+    generator: str,
+    validators: Mapping[str, float],
+    embedder: str | None,
+    most: tuple[int, int],
+    ledger: Ledger,
+) -> list[Forecast]:
+    """The rows of `agency build`, with messages as long as the dimension's examples and none dropped before its check.
+
+    Args:
+        validators: model -> share of the messages that it is shown.
+        embedder: an endpoint's, or None.
+        most: the limits of a generator's and of a validator's answer.
+
+    Raises `InputError` where there is a budget and no price.
+    """
+    written: list[_Call] = []
+    messages: dict[str, list[Mapping[str, str]]] = {name: [] for name in dimensions}
+    for call in calls:
+        examples = dimensions[call.dimension].generate.examples
+        own = [examples[(call.index * call.per_call + place) % len(examples)] for place in range(call.per_call)]
+        messages[call.dimension] += own
+        about = sum(len(text) for one in own for text in one.values()) // CHARACTERS_A_TOKEN
+        written.append((len(call.prompt) // CHARACTERS_A_TOKEN, min(about, most[0]), most[0]))
+    rows = [_row("generator", generator, written, ledger)]
+    for validator, share in validators.items():
+        checks = [
+            (_check_tokens(dimensions[name], fields), VALIDATION_TOKENS, most[1])
+            for name, own in messages.items()
+            for fields in own[: max(1, round(share * len(own)))]
+        ]
+        rows.append(_row("validator", validator, checks, ledger))
+    if embedder is not None:
+        lengths = [sum(len(one["prompt"]) // CHARACTERS_A_TOKEN for one in own) for own in messages.values()]
+        rows.append(_row("embedder", embedder, [(length, 0, 0) for length in lengths], ledger))
+    return rows
+
+
+def _check_tokens(dimension: Dimension, fields: Mapping[str, str]) -> int:
+    extra = {name: text for name, text in fields.items() if name != "prompt"}
+    item = Item(id="", dimension=dimension.id, prompt=fields["prompt"], extra=extra)
+    return len(validator_prompt(dimension, item)) // CHARACTERS_A_TOKEN
 
 
 def _row(role: str, model: str, calls: Sequence[_Call], ledger: Ledger) -> Forecast:

@@ -51,6 +51,9 @@ class InspectLog:
     """Samples with a reply that has no score."""
     missing: int
     """Samples that the log should have and has not: it was interrupted."""
+    due: frozenset[str]
+    """The ids of the items of all samples that the log should have; nothing is known of an item that none is there of.
+    """
 
 
 @dataclass
@@ -88,13 +91,15 @@ def import_log(path: Path | str, *, scorer: str | None = None, scale: tuple[floa
             _add_foreign(records, sample, header, column)
     stored = Stored(list(records.items.values()), records.replies, records.verdicts)
     scored = {verdict.reply for verdict in records.verdicts if verdict.score is not None}
-    due = len(header.eval.dataset.sample_ids or ()) * (header.eval.config.epochs or 1)
+    due = header.eval.dataset.sample_ids or ()
+    task = _task(header)
     return InspectLog(
         stored=stored,
         config=_config(header, column, Path(path)),
         failed=records.failed,
         unscored=sum(reply.id not in scored for reply in records.replies),
-        missing=max(due - len(summaries), 0),
+        missing=max(len(due) * (header.eval.config.epochs or 1) - len(summaries), 0),
+        due=frozenset({str(name) if own else f"{task}/{name}" for name in due} | records.items.keys()),
     )
 
 
@@ -126,7 +131,7 @@ def _samples(path: Path, summaries: Sequence[EvalSampleSummary]) -> Iterator[Eva
     while group := list(islice(places, _AT_A_TIME)):
         try:
             samples = read_eval_log_samples_by_id(path, group, exclude_fields=_LEFT_OUT)
-        except Exception as error:
+        except Exception as error:  # as above, for what lies further in the file
             raise _unreadable(path, error) from error
         yield from samples
 
@@ -168,7 +173,7 @@ def ended(messages: Sequence[ChatMessage], turns: int) -> bool:
 
 
 def _add_foreign(records: _Records, sample: EvalSample, header: EvalLog, column: Column) -> None:
-    task = header.eval.task.rpartition("/")[2]
+    task = _task(header)
     item = Item(id=f"{task}/{sample.id}", dimension=task, prompt=_input(sample))
     records.items.setdefault(item.id, item)
     if sample.error is not None:
@@ -206,6 +211,12 @@ def _add_foreign(records: _Records, sample: EvalSample, header: EvalLog, column:
             blame="" if scored else blame,
         )
     )
+
+
+def _task(header: EvalLog) -> str:
+    """The task's name without its package."""
+    name: str = header.eval.task.rpartition("/")[2]
+    return name
 
 
 def _conversation(sample: EvalSample) -> tuple[Message, ...]:

@@ -1,8 +1,8 @@
 """Inspect's model layer as a `ChatClient`: `inspect:PROVIDER/MODEL`, for the providers that Inspect can reach.
 
-It costs ten times the processor time of the HTTP client and needs the provider's own package; it is for providers that
-speak no OpenAI-compatible HTTP. Nothing is cached and, unless asked for, nothing repeated by Inspect: who runs the job
-does that. This file and `inspect_provider`, which goes the other way, are the seams to Inspect's models.
+It costs twice the processor time of the HTTP client, or more, and needs the provider's own package; it is for
+providers that speak no OpenAI-compatible HTTP. Nothing is cached and, unless asked for, nothing repeated by Inspect:
+who runs the job does that. This file and `inspect_provider`, which goes the other way, are the seams to its models.
 """
 
 from __future__ import annotations
@@ -80,13 +80,16 @@ class InspectChat:
     async def chat(self, request: ChatRequest) -> ChatReply:
         """As `ChatClient.chat`. What the model's own configuration sets (`--model-role`) wins over the request."""
         reserve = reservation(request)
+        # Before the call: a defect in these is ours, and no provider's error.
+        messages, config = _messages(request), self._config(request)
+        await self._ledger.room(self._account, reserve)
         with self._ledger.call(self._account, reserve) as call:
             turn = await self._limiter.turn(reserve.prompt + reserve.completion) if self._limiter else None
             started = time.monotonic()
             call.sent()
             try:
-                output = await self._model.generate(_messages(request), config=self._config(request), cache=False)
-            except Exception as error:
+                output = await self._model.generate(messages, config=config, cache=False)
+            except Exception as error:  # thirty providers raise errors of their own; every one goes on up as ours
                 if _has_status(error):
                     call.outcome = "refused"
                 raise _ours(error, self._model) from error

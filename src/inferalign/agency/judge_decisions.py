@@ -24,6 +24,8 @@ from inferalign.agency.judge import dimension_of, hashes, unscored
 from inferalign.agency.records import Item, Reply, Verdict
 from inferalign.core.errors import InputError
 from inferalign.core.types import RoleUsage, Unscored
+from inferalign.engines.chat_api import ChatTokens
+from inferalign.engines.remote_http import usage_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,23 +147,15 @@ class RemoteDecider:
         state = judge_prompt.state_text(dimension, item, reply, code)
         asked = iter(statements(dimension).items())
         found: Probabilities = {}
-        requests, read = 0, list[int | None]()
+        told: list[ChatTokens | None] = []
         while part := dict(islice(asked, self._dialect.limit)):
             answer = await self._client.post_json(self._dialect.path, self._dialect.body(state, part))
             found |= self._dialect.read(answer, list(part))
-            read.append(_input_tokens(answer))
-            requests += 1
-        told = [count for count in read if count is not None]
-        usage.tokens_fed += sum(told)
+            told.append(usage_of(answer))
+        known = [tokens for tokens in told if tokens is not None]
+        usage.tokens_fed += sum(tokens.prompt for tokens in known)
+        usage.new_tokens += sum(tokens.completion for tokens in known)
         # An unknown count is left out, since it is not a 0.
-        prompt = {"prompt": sum(told)} if len(told) == requests else {}
-        return Decided(probabilities=found, tokens={"requests": requests, **prompt})
-
-
-def _input_tokens(answer: Mapping[str, Any]) -> int | None:
-    """What the server says it read (its dialects have two names for it); None when it does not say."""
-    said = answer.get("usage")
-    if not isinstance(said, dict):
-        return None
-    counts = [said[key] for key in ("input_tokens", "prompt_tokens") if type(said.get(key)) is int]
-    return counts[0] if counts else None
+        names = ("prompt", "completion", "cached") if len(known) == len(told) else ()
+        sums = {name: sum(getattr(tokens, name) for tokens in known) for name in names}
+        return Decided(probabilities=found, tokens={"requests": len(told), **sums})

@@ -95,13 +95,16 @@ def human_scores(table: Table, labels: Sequence[Label], score: ScoreLetters = ve
     letter that the dimension lacks, and a second label of one reply by one annotator.
     """
     rows = {str(name): row for row, name in enumerate(table.reply_id)}
+    of_item: dict[str, list[int]] = {}
+    for row, name in enumerate(table.item_id[table.reply_item].tolist()):
+        of_item.setdefault(name, []).append(row)
     annotators = tuple(sorted({label.annotator for label in labels}))
     columns = {name: column for column, name in enumerate(annotators)}
     scores = np.full((table.reply_id.size, len(annotators)), np.nan)
     letters: dict[tuple[int, int], frozenset[str]] = {}
     dimensions = table.reply_dimension
     for label in labels:
-        place = _row(table, rows, label), columns[label.annotator]
+        place = _row(table, rows, of_item, label), columns[label.annotator]
         if not np.isnan(scores[place]):
             raise InputError(
                 f"{label.where}: {label.annotator} labelled {table.reply_id[place[0]]} before. Keep one of the lines."
@@ -117,16 +120,16 @@ def human_scores(table: Table, labels: Sequence[Label], score: ScoreLetters = ve
     return HumanScores(annotators=annotators, scores=scores, letters=letters)
 
 
-def _row(table: Table, rows: Mapping[str, int], label: Label) -> int:
+def _row(table: Table, rows: Mapping[str, int], of_item: Mapping[str, Sequence[int]], label: Label) -> int:
     if label.reply is not None:
         if label.reply not in rows:
             raise InputError(f"{label.where}: no reply {label.reply!r} in the run.{did_you_mean(label.reply, rows)}")
         return rows[label.reply]
-    found = np.nonzero(table.item_id[table.reply_item] == label.item)[0]
-    if found.size != 1:
-        have = "no reply" if not found.size else f"{found.size} replies, such as {str(table.reply_id[found[0]])!r}"
+    found = of_item.get(label.item or "", ())
+    if len(found) != 1:
+        have = "no reply" if not found else f"{len(found)} replies, such as {str(table.reply_id[found[0]])!r}"
         raise InputError(f'{label.where}: the run has {have} to item {label.item!r}: name one by "reply".')
-    return int(found[0])
+    return found[0]
 
 
 def _label(line: bytes, where: str) -> Label:

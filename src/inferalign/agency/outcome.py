@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inferalign.agency.analysis import Summary, summarise
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
+from inferalign.agency.records import Verdict
 from inferalign.agency.stored import read_run
 from inferalign.agency.table import build_table
 from inferalign.scorers.verdicts import Rubric
@@ -37,9 +38,16 @@ def outcome(run: Path, rubrics: Mapping[str, Rubric]) -> tuple[dict[str, Any], O
         "verdicts": {
             judge: dict(sorted(Counter(v.status for v in verdicts if v.judge == judge).items())) for judge in means
         },
+        "unscored": {judge: _reasons(judge, stored.verdicts) for judge in means},
         "means": [_row(judge, summary) for judge, summaries in means.items() for summary in summaries],
     }
     return metrics, means
+
+
+def _reasons(judge: str, verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Why a judge's verdicts are unscored, the commonest reason first; a panel's are its judges'."""
+    counts = Counter(one.reason for one in verdicts if one.judge == judge and one.score is None)
+    return dict(sorted(counts.items(), key=lambda found: (-found[1], found[0])))
 
 
 def _row(judge: str, summary: Summary) -> dict[str, Any]:

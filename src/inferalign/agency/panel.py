@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inferalign.agency.judge import Judge
+from inferalign.agency.judge import Judge, judged
 from inferalign.agency.records import Item, Reply, Verdict
 from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.types import RoleUsage
@@ -29,8 +29,9 @@ class PanelVerdict:
     """One a judge, in the panel's order."""
     score: float | None
     letters: tuple[str, ...] | None
+    """None as well where no score has letters, as those of a foreign log."""
     shares: Mapping[str, float]
-    """Letter -> share of the judges with a verdict who name it; empty when unscored."""
+    """Letter -> share of the judges with letters who name it; empty where `letters` is None."""
 
     @property
     def scored(self) -> int:
@@ -52,7 +53,7 @@ class Panel:
 
     async def judge(self, item: Item, reply: Reply, *, repeat: int, usage: RoleUsage, rubric: Rubric) -> PanelVerdict:
         """Every judge is asked at the same time. Raises what a judge raises."""
-        found = await asyncio.gather(*(judge.judge(item, reply, repeat=repeat, usage=usage) for judge in self.judges))
+        found = await asyncio.gather(*(judged(one, item, reply, repeat=repeat, usage=usage) for one in self.judges))
         return combine(found, rubric)
 
 
@@ -63,11 +64,12 @@ def combine(verdicts: Sequence[Verdict], rubric: Rubric) -> PanelVerdict:
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     named = [verdict.letters for verdict in verdicts if verdict.letters is not None]
     quorum = 2 * len(scores) > len(verdicts)
-    shares = {letter: sum(letter in one for one in named) / len(named) for letter in rubric.issues} if quorum else {}
+    lettered = quorum and bool(named)
+    shares = {letter: sum(letter in one for one in named) / len(named) for letter in rubric.issues} if lettered else {}
     return PanelVerdict(
         reply=verdicts[0].reply,
         verdicts=tuple(verdicts),
         score=sum(scores) / len(scores) if quorum else None,
-        letters=tuple(letter for letter, share in shares.items() if share > 0.5) if quorum else None,
+        letters=tuple(letter for letter, share in shares.items() if share > 0.5) if lettered else None,
         shares=shares,
     )

@@ -102,6 +102,10 @@ class BuildRequest:
     """MODEL@URL: writes the messages."""
     validator: str | None = None
     """MODEL@URL: names the faults of each message."""
+    second_validator: str | None = None
+    """MODEL@URL: another model that checks a share of them, too; how far the two agree is told and decides nothing."""
+    second_share: float = 0.1
+    """That share, of each dimension."""
     dimension: tuple[str, ...] = ()
     """A dimension's id, or a YAML file of your own; several; none takes all six."""
     simulate: int = 120
@@ -116,3 +120,7 @@ class BuildRequest:
     """For the choice: `tfidf` (offline), MODEL@URL, or a sentence-transformers model's directory."""
     seed: int = 0
     """Every draw is derived from it."""
+    validator_key_variable: str | None = None
+    """The environment variable with the validator's key, where it is another."""
+    second_key_variable: str | None = None
+    """The same of the second validator."""

@@ -58,8 +58,7 @@ UNWATCHED = Stages(QUIET, QUIET)
 class _Work:
     """What is to be done next: a verdict that can be asked for, else a reply that is due.
 
-    It may be empty for one worker and not for the next: a worker that ends finds nothing to do now, and who records a
-    reply goes on with its verdicts. So nothing is left when the last worker ends.
+    It may be empty now and not later: `run_jobs` asks again while a reply is in flight, which brings its verdicts.
     """
 
     def __init__(self, due: Iterator[ReplyJob], ready: deque[VerdictJob]) -> None:
@@ -147,4 +146,5 @@ async def run(
             retries=ATTEMPTS - 1,
             base_delay=base_delay,
             progress=_Notes(stages.replies),
+            what="replies and verdicts",
         )

@@ -1,6 +1,7 @@
 """The folder of `agency run`: three stages that are resumed apart, and the configuration of the whole.
 
-RUN/config.json      what decides the results; another judge may be added later, and nothing else may change
+RUN/config.json      what decides the results; another judge may be added later, and nothing else may change but the
+                     settings of a stage that has recorded nothing, such as those that a server refused
 RUN/items            a run folder (`core.records`) of the items
 RUN/replies          ... of the subject's replies
 RUN/verdicts-JUDGE   ... of one judge's verdicts, for each judge
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,8 +26,8 @@ from inferalign.agency.stored import ITEMS, REPLIES, VERDICTS, kind_of, to_recor
 from inferalign.core.config import to_dict
 from inferalign.core.environment import environment
 from inferalign.core.errors import RunError
-from inferalign.core.files import read_json, write_json_atomic
-from inferalign.core.records import RunFolder, differences, read_records
+from inferalign.core.files import disk_errors, read_json, write_json_atomic
+from inferalign.core.records import RunFolder, differences, done_ids, read_records
 
 KIND = "agency-run"
 CONFIG, COSTS, METRICS = "config.json", "costs.json", "metrics.json"
@@ -85,15 +87,18 @@ class AgencyFolder:
             raise
 
     def _stage(self, folder: str, stage: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> RunFolder:
+        if stage != ITEMS:  # which is open by now and keeps other processes out
+            forget_empty(self.path / folder, kind_of(stage))
         return self._open.enter_context(RunFolder.open(self.path / folder, config, env, kind=kind_of(stage)))
 
     def _keep_config(self, config: Mapping[str, Any]) -> None:
         file = self.path / CONFIG
         judges: dict[str, Any] = {}
-        if file.exists():
+        if file.exists() and self.replies.done:
             old = read_json(file)
             judges = old.get("judges", {})
-            shared = {name: judge for name, judge in config["judges"].items() if name in judges}
+            asked = [name for name in config["judges"] if name in judges and self.verdicts[name].done]
+            shared = {name: config["judges"][name] for name in asked}
             compared = {name: judges[name] for name in shared}
             if changes := list(differences(old | {"judges": compared}, {**config, "judges": shared})):
                 raise RunError(
@@ -126,15 +131,30 @@ class AgencyFolder:
                     )
         return found
 
-    def recorded_tokens(self, judge: str) -> list[Mapping[str, int]]:
-        """What each verdict of earlier starts cost."""
-        return [record["tokens"] for record in read_records(self.verdicts[judge].path, kind_of(VERDICTS))]
+    def recorded_tokens(self) -> dict[str, list[Mapping[str, int]]]:
+        """What each verdict of earlier starts cost, by judge; judges that this start does not ask are among them."""
+        stages = {judge: self.path / verdicts_folder(judge) for judge in read_json(self.path / CONFIG)["judges"]}
+        return {
+            judge: [record["tokens"] for record in read_records(stage, kind_of(VERDICTS))]
+            for judge, stage in stages.items()
+            if stage.is_dir()  # one that is not asked any more may have been removed
+        }
 
     def __enter__(self) -> AgencyFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+
+def forget_empty(stage: Path, kind: str) -> None:
+    """Removes a stage's folder in which nothing was recorded: settings that a server refused may then be changed.
+
+    For who holds another stage of the run, so that no other process writes this one.
+    """
+    if any((stage / "records").glob("*.jsonl")) and not done_ids(stage, kind):
+        with disk_errors(stage, "remove"):
+            shutil.rmtree(stage)
 
 
 def verdicts_folder(judge: str) -> str:

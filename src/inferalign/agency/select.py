@@ -140,6 +140,8 @@ def representatives(vectors: Vectors, k: int, seed: int) -> list[tuple[int, int,
     """
     import numpy as np
 
+    if len(vectors) == 1:
+        return [(0, 0, 1)]  # of which no variance can be taken
     pca, k_means = load("sklearn.decomposition:PCA"), load("sklearn.cluster:KMeans")
     one_thread = load("threadpoolctl:threadpool_limits")
     pca_seed, means_seed = (derive(seed, "select", step) % 2**32 for step in ("pca", "k-means"))

@@ -6,7 +6,7 @@ was not made is NaN in a column and nowhere else: `ItemScores` counts what is mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,8 +75,11 @@ class ItemScores:
     mean: Floats
     """Over the scored repeats, 0 to 10; NaN where there is none."""
     low: Floats
-    """Over all repeats that were due, the unscored ones taken for 0; `high` takes them for 10."""
+    """Over all repeats that were due, the unscored ones taken for 0; `high` takes them for 10. An item that the arm was
+    not asked has 0 and 10."""
     high: Floats
+    due: Flags
+    """Which of the items the arm was asked."""
     counts: Counts
 
     @property
@@ -93,6 +96,8 @@ class Table:
     item_cluster: Rows
     """Codes; an item without a cluster has a code of its own."""
     item_form: Names
+    item_due: Mapping[Arm, Flags]
+    """Which items each arm was asked; an arm that is not there was asked all of them."""
 
     reply_id: Names
     reply_item: Rows
@@ -171,9 +176,15 @@ class Table:
     def has_arm(self, arm: Arm, dimension: str) -> bool:
         return bool((self.of_arm(arm) & (self.reply_dimension == dimension)).any())
 
+    def due(self, arm: Arm, dimension: str) -> Flags:
+        """Which of the dimension's items the arm was asked."""
+        items = self.item_dimension == dimension
+        return self.item_due[arm][items] if arm in self.item_due else np.ones(int(items.sum()), dtype=np.bool_)
+
     def item_scores(self, arm: Arm, dimension: str, judge: str) -> ItemScores:
-        """The arm's scores in a dimension; a reply is due for each of its items and each repeat that any item has."""
+        """The arm's scores in a dimension; a reply is due for each item it was asked and each repeat that any has."""
         items = np.nonzero(self.item_dimension == dimension)[0]
+        due = self.due(arm, dimension)
         replies = np.nonzero(self.of_arm(arm) & (self.reply_dimension == dimension))[0]
         repeats = np.unique(self.reply_repeat[replies])
         scores = np.full((items.size, repeats.size), np.nan)
@@ -191,7 +202,8 @@ class Table:
             mean=np.where(scored > 0, total / np.maximum(scored, 1), np.nan),
             low=total / max(repeats.size, 1),
             high=(total + TOP * missing) / max(repeats.size, 1),
-            counts=self._counts(replies, judge, due=scores.size, scored=int(known.sum())),
+            due=due,
+            counts=self._counts(replies, judge, due=int(due.sum()) * repeats.size, scored=int(known.sum())),
         )
 
     def _counts(self, replies: Rows, judge: str, *, due: int, scored: int) -> Counts:
@@ -222,8 +234,17 @@ def read_table(run: Path | str) -> Table:
     return build_table(*read_run(run))
 
 
-def build_table(items: Iterable[Item], replies: Iterable[Reply], verdicts: Iterable[Verdict]) -> Table:
+def build_table(
+    items: Iterable[Item],
+    replies: Iterable[Reply],
+    verdicts: Iterable[Verdict],
+    *,
+    due: Mapping[Arm, Collection[str]] | None = None,
+) -> Table:
     """Join records by their ids; the order in which they come does not matter but for that of the dimensions.
+
+    due: the ids of the items that an arm was asked, for those that were not asked all of them; an item that it has a
+    reply to is one of them.
 
     Raises `RunError` for an id that stands twice, a reply to an unknown item and a verdict on an unknown reply.
     """
@@ -233,11 +254,17 @@ def build_table(items: Iterable[Item], replies: Iterable[Reply], verdicts: Itera
     item_row = _rows((item.id for item in item_list), "item")
     reply_row = _rows((reply.id for reply in reply_list), "reply")
     _rows((verdict.id for verdict in verdict_list), "verdict")
+    asked = {arm: set(names) for arm, names in (due or {}).items()}
+    for reply in reply_list:
+        asked.get(Arm(reply.subject, reply.condition), set()).add(reply.item)
     return Table(
         item_id=_names(item.id for item in item_list),
         item_dimension=_names(item.dimension for item in item_list),
         item_cluster=cluster_codes([item.cluster and f"{item.dimension}/{item.cluster}" for item in item_list]),
         item_form=_names(item.form for item in item_list),
+        item_due={
+            arm: np.array([item.id in names for item in item_list], dtype=np.bool_) for arm, names in asked.items()
+        },
         reply_id=_names(reply.id for reply in reply_list),
         reply_item=_joined(((reply.id, reply.item) for reply in reply_list), item_row, "reply", "item"),
         reply_subject=_names(reply.subject for reply in reply_list),

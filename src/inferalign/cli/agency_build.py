@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -23,6 +23,8 @@ class BuildOptions:
     """Everything that `agency build` takes."""
 
     what: Annotated[BuildRequest, Parameter(name="*")]
+    dry_run: bool = False
+    """Say what would be asked and what it would cost, and ask nothing."""
     endpoint: Annotated[EndpointFlags, Parameter(name="*")] = field(default_factory=EndpointFlags)
 
 
@@ -30,13 +32,20 @@ def build(options: BuildOptions) -> None:
     """Make items: simulate, validate, select, resumably."""
     from inferalign.agency.build import ITEMS_FILE, BuildStages, prepare_build
     from inferalign.agency.build import build as made_of
+    from inferalign.cli.agency_run import forecast_table
     from inferalign.cli.generate import at_once
     from inferalign.cli.progress import StageBars
     from inferalign.cli.tables import emit, show
 
     prepared = prepare_build(options.what, options.endpoint)
     messages = sum(call.per_call for call in prepared.calls)
-    bars = StageBars({"calls of the generator": len(prepared.calls), "validations": messages})
+    if options.dry_run:
+        rows = prepared.forecast()
+        show(forecast_table(rows, "messages like the dimensions' examples and assessments of about 80 words"))
+        emit({"dry_run": True, "messages": messages, "calls": [asdict(row) for row in rows]})
+        return
+    checks = prepared.validations(messages)
+    bars = StageBars({"calls of the generator": len(prepared.calls), "validations": checks})
     try:
         with at_once(), bars:
             built = asyncio.run(made_of(prepared, BuildStages(bars["calls of the generator"], bars["validations"])))
@@ -58,10 +67,13 @@ def built_table(built: Mapping[str, Built]) -> Table:
     """One row a dimension: what became of its messages."""
     from rich.table import Table
 
+    from inferalign.cli.tables import percent
+
     table = Table(
         title="Messages made, and what became of them",
         title_justify="left",
-        caption="nearest other: cosine distance from a selected item to the nearest other one, least and median",
+        caption="nearest other: cosine distance from a selected item to the nearest other one, least and "
+        "median; two validators: how often they agree that a message is good enough, of those that both scored",
         caption_justify="left",
     )
     table.add_column("dimension")
@@ -74,6 +86,7 @@ def built_table(built: Mapping[str, Built]) -> Table:
         "near-duplicates",
         "selected",
         "nearest other",
+        "two validators",
     )
     for column in names:
         table.add_column(column, justify="right")
@@ -89,5 +102,6 @@ def built_table(built: Mapping[str, Built]) -> Table:
             len(one.chosen.items),
         )
         apart = f"{between.least:.2f}, {between.median:.2f}" if between else "-"
-        table.add_row(name, *map(str, numbers), apart)
+        agreed = f"{percent(one.second.same_decision)} of {one.second.n}" if one.second else "-"
+        table.add_row(name, *map(str, numbers), apart, agreed)
     return table

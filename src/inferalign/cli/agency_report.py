@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from inferalign.core.errors import InputError
+from inferalign.scorers.verdicts import TOP
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -156,7 +157,7 @@ def parse_kin(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         judge, _, subject = text.partition("=")
         if not (judge and subject):
-            raise InputError(f"--kin {text!r}: expected JUDGE=SUBJECT, such as chat:gpt@URL=gpt@URL")
+            raise InputError(f"--kin {text!r}: expected JUDGE=SUBJECT, such as gpt@URL=gpt@URL")
         if judge in kin:
             raise InputError(f"--kin names the judge {judge!r} twice: give it once")
         kin[judge] = subject
@@ -188,13 +189,25 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], judge: str) -> Table:
             row["dimension"].replace("_", " "),
             *(names[Arm(row[f"{side}_subject"], row[f"{side}_condition"])] for side in ("a", "b")),
             _points(row["difference"], row["low"], row["high"]),
-            *("-" if row[key] is None else f"{row[key]:.4f}" for key in ("p", "p_holm")),
+            *(_p(row[key]) for key in ("p", "p_holm")),
             str(row["pairs"]),
             str(row["dropped"]),
             f"{10 * row['at_worst']:.1f} to {10 * row['at_best']:.1f}" if row["dropped"] else "-",
-            "-" if row["detectable"] is None else f"{10 * row['detectable']:.1f}",
+            _detectable(row["detectable"]),
         )
     return table
+
+
+def _detectable(points: float | None) -> str:
+    if points is None:
+        return "-"
+    return f"{10 * points:.1f}" if points <= TOP else "> 100"  # more than any two scores can differ
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value >= 0.0001 else "< .0001"
 
 
 def _points(mean: float | None, low: float | None, high: float | None) -> str:

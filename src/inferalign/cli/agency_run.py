@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from inferalign.agency.analysis import Summary
     from inferalign.agency.estimate import Forecast
 
+SHOWN_REASONS = 3
+"""Of each judge, the commonest; `metrics.json` has all."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,9 @@ def run(options: RunOptions) -> None:
         done = f"{bars['replies'].finished} replies and {bars['verdicts'].finished} verdicts"
         raise KeyboardInterrupt(done) from None
     show(means_table(means))
+    for judge, reasons in metrics["unscored"].items():
+        for reason, count in list(reasons.items())[:SHOWN_REASONS]:
+            show(f"{judge}: {count} unscored: {reason}")
     brief = {
         f"{summary.arm} {summary.dimension}": None if summary.percent.mean is None else round(summary.percent.mean, 2)
         for summary in headline(means)
@@ -96,13 +102,14 @@ def means_table(means: Mapping[str, Sequence[Summary]]) -> Table:
     return table
 
 
-def forecast_table(rows: Sequence[Forecast]) -> Table:
+def forecast_table(rows: Sequence[Forecast], answers: str = "answers of about 150 words") -> Table:
+    """One row a role and model; `answers` says what is assumed of them."""
     from rich.table import Table
 
     table = Table(
         title="Calls to endpoints, before anything is asked",
         title_justify="left",
-        caption="tokens from the lengths of the texts, at 4 characters each, with answers of about 150 words and "
+        caption=f"tokens from the lengths of the texts, at 4 characters each, with {answers} and "
         "without hidden reasoning; at most: every answer as long as it may be; repairs and repeated calls come on top",
         caption_justify="left",
     )

@@ -96,15 +96,18 @@ async def run_jobs(
     base_delay: float = 0.5,
     max_failures: int = 20,
     progress: Progress = QUIET,
+    what: str = "items",
 ) -> int:
     """Do `work` on every item and hand each result to `on_result`, in the order in which they finish.
 
     Args:
+        items: asked again after its end while anything is in flight, since `on_result` may add to it.
         on_result: called from the event loop's thread; what it raises stops the run at once.
         concurrency: items in flight at most, at least 1.
         retries: repeats of an item after a `TransientError`, waiting about `base_delay * 2**repeat` seconds, or
             as long as the server asked for where that is longer.
         max_failures: after so many failed items in a row nothing new is started.
+        what: the items' name in the message of the error.
 
     Returns the number of items finished. Raises `RunError` at the end when items failed, naming the first of them;
     the others are finished and handed over. A `RunError` of `work` is about the run, such as a budget that is used up:
@@ -115,9 +118,20 @@ async def run_jobs(
     tally = _Tally()
     pending = iter(items)
 
+    in_flight = 0
+    ended = asyncio.Event()
+
     async def worker() -> None:
+        nonlocal in_flight, ended
         # One event loop, no await between `next` and its use: the workers can share the iterator.
-        for item in pending:
+        while not tally.stopped:
+            item = next(pending, None)
+            if item is None:
+                if not in_flight:
+                    return
+                await ended.wait()  # a result may bring further items
+                continue
+            in_flight += 1
             try:
                 outcome = await _with_retries(item, work, retries, base_delay, progress)
             except InferalignError as error:
@@ -126,9 +140,11 @@ async def run_jobs(
             else:
                 on_result(item, outcome)
                 tally.success()
+            finally:
+                in_flight -= 1
+                ended.set()
+                ended = asyncio.Event()
             progress.advance(1)
-            if tally.stopped:
-                return
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     try:
@@ -141,7 +157,7 @@ async def run_jobs(
     if tally.fatal:
         raise tally.fatal
     if tally.failed:
-        raise RunError(_summary(tally, max_failures)) from tally.first_error
+        raise RunError(_summary(tally, max_failures, what)) from tally.first_error
     return tally.finished
 
 
@@ -177,10 +193,10 @@ def backoff(item_id: str, repeat: int, base_delay: float) -> float:
     return min(base_delay * 2.0**repeat, MAX_DELAY) * (1 + spread) / 2
 
 
-def _summary(tally: _Tally, max_failures: int) -> str:
+def _summary(tally: _Tally, max_failures: int, what: str) -> str:
     more = f" ... and {tally.failed - _SHOWN} more" if tally.failed > _SHOWN else ""
     stopped = f" Stopped after {max_failures} failures in a row." if tally.stopped else ""
     return (
-        f"{tally.failed} of {tally.finished + tally.failed} items failed: {'; '.join(tally.shown)}{more}.{stopped} "
+        f"{tally.failed} of {tally.finished + tally.failed} {what} failed: {'; '.join(tally.shown)}{more}.{stopped} "
         f"The {tally.finished} others finished; repeat to try the failed ones again."
     )

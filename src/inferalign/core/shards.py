@@ -72,7 +72,7 @@ class ShardLock:
                 if not _try_lock(self._handle):
                     raise RunError(
                         f"{records.parent}: shard {name!r} is being written by {_owner(self._handle)}. Wait for it, "
-                        "end it, give this command another --run, or split the work with --shard 1/2 and --shard 2/2."
+                        "end it, or give this command another --run. Where it has a --shard, 1/2 and 2/2 share it."
                     )
                 os.ftruncate(self._handle, 0)
                 os.pwrite(self._handle, str(os.getpid()).encode(), 0)

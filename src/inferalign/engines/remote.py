@@ -129,11 +129,23 @@ class _Read(NamedTuple):
 def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first choice. Raises `Unreadable`, with the server's own error where a 200 carries one."""
     choices = body.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
-    error = body.get("error")
+    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
+        raise Unreadable("it has no choices" + _said(body))
+    choice = choices[0]
+    # A server that failed half way may still say 200; what it had written until then is no reply.
+    if choice.get("error") or choice.get("finish_reason") in _BROKEN:
+        raise Unreadable("it was broken off by an error" + _said(choice))
+    return choice
+
+
+_BROKEN = ("error", "abort")
+"""Reasons to finish: the first is OpenRouter's, the second vLLM's and SGLang's."""
+
+
+def _said(part: Mapping[str, Any]) -> str:
+    error = part.get("error")
     said = error.get("message") if isinstance(error, dict) else None
-    raise Unreadable("it has no choices" + (f" ({said})" if isinstance(said, str) else ""))
+    return f" ({said})" if isinstance(said, str) else ""
 
 
 def _finish(reason: object) -> Finish:
@@ -273,7 +285,7 @@ async def open_chat(
     try:
         listed = await _listed(endpoint, needed=model is None)
         return RemoteChat(endpoint, model or _only(listed, url), role=role, ledger=ledger)
-    except BaseException:
+    except BaseException:  # whatever came: nobody else holds the connections to close them; it goes on up
         await endpoint.aclose()
         raise
 

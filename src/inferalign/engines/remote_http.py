@@ -102,7 +102,9 @@ def parse_name(name: str) -> RemoteName:
         )
     if not host:
         raise InputError(f"{url!r} has no host: type a URL such as https://api.example.com/v1")
-    return RemoteName(model, url)
+    # Written alike, since an endpoint is known by its URL: its limits, and whether a judge is the subject.
+    port = {"http": ":80", "https": ":443"}[parts.scheme]
+    return RemoteName(model, parts._replace(netloc=parts.netloc.lower().removesuffix(port)).geturl())
 
 
 def usage_of(body: Mapping[str, Any]) -> ChatTokens | None:
@@ -136,7 +138,8 @@ def _key(options: RemoteOptions, url: str) -> _Key:
     if not (value.isascii() and value.isprintable()):
         raise InputError(f"the environment variable {variable} holds no key: it has characters that no header takes")
     if urlsplit(url).scheme == "http" and not _loopback(url) and not options.key_over_http:
-        return _Key(None, f"The key in {variable} was not sent over http://: use https://, or allow it (key_over_http)")
+        advice = "use https://, or a tunnel to a port of this machine (in Python: key_over_http=True)"
+        return _Key(None, f"The key in {variable} was not sent over http://: {advice}")
     return _Key(value, f"Check the key in {variable}")
 
 
@@ -199,6 +202,7 @@ class Endpoint:
 
         Raises `RunError` for a budget without room, and the errors of `remote_errors`.
         """
+        await ledger.room(account, reserve)
         with ledger.call(account, reserve) as call:
             # A slot before the turn: whoever has a turn leaves at once, as the limits' arithmetic supposes.
             async with self._slots:
@@ -219,7 +223,8 @@ class Endpoint:
     async def models(self) -> list[str] | None:
         """The models that it lists; None for a server without a list. Finds out whether URL and key are right."""
         exchange = await self._exchange("GET", "/models", None, Call())
-        if exchange.status in (404, 405, 501):
+        # 403: a key that may ask the models and not list them, as OpenAI's restricted ones. A wrong one gets a 401.
+        if exchange.status in (403, 404, 405, 501):
             return None
         data = self._body(exchange).get("data")
         if not isinstance(data, list):

@@ -12,6 +12,7 @@ A price that is not known is None, and so is every sum that it belongs to: never
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from inferalign.core.errors import InputError, RunError
 from inferalign.engines.chat_api import ChatRequest, ChatTokens
 
 MILLION = 1_000_000
+COUNTS = ("delivered", "prompt_tokens", "completion_tokens", "cached_tokens", "untold", "refused", "undelivered")
+"""Of an account: whole numbers."""
 ASSUMED_TOKENS = 4096
 """Reserved for a reply without a `max_tokens`."""
 BYTES_A_TOKEN = 3
@@ -96,16 +99,19 @@ class Account:
     """Of `delivered`."""
     refused: int = 0
     undelivered: int = 0
+    held: float = 0.0
+    """What the undelivered and the untold may have cost at most: what they reserved. 0 without a price."""
 
     @property
     def cost(self) -> float | None:
         """Of what was delivered; None when the price or a part of the tokens is not known."""
         if self.price is None or self.untold:
             return None
-        return self.price.of(self._tokens)
+        return self.price.of(self.tokens)
 
     @property
-    def _tokens(self) -> ChatTokens:
+    def tokens(self) -> ChatTokens:
+        """Of what was delivered, as far as the server said."""
         return ChatTokens(prompt=self.prompt_tokens, completion=self.completion_tokens, cached=self.cached_tokens)
 
     def add(self, tokens: ChatTokens | None) -> None:
@@ -145,6 +151,9 @@ class Ledger:
     accounts: dict[tuple[str, str], Account] = field(default_factory=dict)
     _committed: float = 0.0
     """Spent, in flight at its reservation, or undelivered at its reservation."""
+    _in_flight: int = 0
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the next call comes to its end, and then another one."""
 
     def __post_init__(self) -> None:
         if self.budget is not None and not self.budget > 0:
@@ -163,26 +172,43 @@ class Ledger:
             self.accounts[role, model] = Account(role=role, model=model, price=price)
         return self.accounts[role, model]
 
-    def recall(self, account: Account, tokens: ChatTokens | None) -> None:
-        """A call that an earlier start of the run had delivered, from its record: it counts towards the budget."""
-        account.add(tokens)
-        if account.price is not None and tokens is not None:
-            self._committed += account.price.of(tokens)
+    def recall(self, past: Account) -> None:
+        """Adds what an earlier start of the run spent; it counts towards the budget.
+
+        Raises `InputError` as `account` does.
+        """
+        account = self.account(past.role, past.model)
+        for name in COUNTS:
+            setattr(account, name, getattr(account, name) + getattr(past, name))
+        account.held += past.held
+        self._committed += past.held + (0.0 if account.price is None else account.price.of(past.tokens))
+
+    async def room(self, account: Account, reserve: ChatTokens) -> None:
+        """Waits while the budget has no room for a call only because of others that are in flight.
+
+        They cost less than they reserve, often a tenth: without this a few calls at once would use a budget up.
+        """
+        while self._in_flight and not self._fits(account, reserve):
+            await self._ended.wait()
+
+    def _fits(self, account: Account, reserve: ChatTokens) -> bool:
+        return self.budget is None or self._committed + _most(account, reserve) <= self.budget
 
     @contextmanager
     def call(self, account: Account, reserve: ChatTokens) -> Iterator[Call]:
         """Reserves what a call may cost at most; at the end, books what became of it.
 
-        Raises `RunError` when the budget has no room for it.
+        Raises `RunError` when the budget has no room for it; whoever can wait for that awaits `room` just before.
         """
-        most = 0.0 if account.price is None else account.price.of(reserve)
-        if self.budget is not None and self._committed + most > self.budget:
+        most = _most(account, reserve)
+        if not self._fits(account, reserve):
             raise RunError(
                 f"the budget of {self.budget:g} has no room for another call: {self._committed:.4g} is spent or "
                 f"reserved, and a call to {account.model} ({account.role}) may cost {most:.4g}. What is finished is "
                 "kept: raise the budget and repeat the same command."
             )
         self._committed += most
+        self._in_flight += 1
         call = Call()
         try:
             yield call
@@ -198,6 +224,11 @@ class Ledger:
                 self._committed -= most
             elif account.price is not None and call.tokens is not None:
                 self._committed += account.price.of(call.tokens) - most
+            else:
+                account.held += most
+            self._in_flight -= 1
+            self._ended.set()
+            self._ended = asyncio.Event()
 
     @property
     def cost(self) -> float | None:
@@ -218,15 +249,15 @@ class Ledger:
             {
                 "role": account.role,
                 "model": account.model,
-                "delivered": account.delivered,
-                "prompt_tokens": account.prompt_tokens,
-                "completion_tokens": account.completion_tokens,
-                "cached_tokens": account.cached_tokens,
-                "untold": account.untold,
-                "refused": account.refused,
-                "undelivered": account.undelivered,
+                **{name: getattr(account, name) for name in COUNTS},
+                "held": account.held,
                 "cost": account.cost,
             }
             for account in self.accounts.values()
         ]
         return {"accounts": rows, "cost": self.cost, "cost_at_most": self.at_most, "budget": self.budget}
+
+
+def _most(account: Account, reserve: ChatTokens) -> float:
+    """What a call may cost; 0 where no price is known, which a budget does not allow."""
+    return 0.0 if account.price is None else account.price.of(reserve)

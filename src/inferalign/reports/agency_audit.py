@@ -23,6 +23,8 @@ from inferalign.reports.agency_source import ORACLE, Evidence
 Unit = Literal["share", "points", "alpha", ""]
 """Of an estimate; "" for a row without one."""
 MISSING = Estimate.empty()
+_LOCAL = "local:"
+"""Before the model of a judge that reads its label tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +99,23 @@ def repeatability_rows(evidence: Evidence, judges: Sequence[str], *, hints: bool
 
 
 def found_kin(evidence: Evidence) -> dict[str, str]:
-    """Judge -> subject, for those that are one model: equal names, but for the kind of judge and the endpoint."""
+    """Judge -> subject, for those that are one model: equal names, but for endpoint and procedure."""
     subjects = {_model(arm.subject): arm.subject for arm in evidence.table.arms}
-    return {judge: subjects[_model(judge)] for judge in evidence.judges if _model(judge) in subjects}
+    local = {name.partition("/")[2]: subject for name, subject in subjects.items()}
+    found = {judge: _kin_of(judge, subjects, local) for judge in evidence.judges}
+    return {judge: subject for judge, subject in found.items() if subject is not None}
+
+
+def _kin_of(judge: str, subjects: Mapping[str, str], local: Mapping[str, str]) -> str | None:
+    """local: the same by what stands behind the procedure, as in `rain/MODEL`, the name of a local subject."""
+    if judge.startswith(_LOCAL):
+        return local.get(judge.removeprefix(_LOCAL))
+    return subjects.get(_model(judge))
 
 
 def _model(name: str) -> str:
-    return re.sub(r"@https?://.*| \[.*\]$", "", name.removeprefix("chat:"))
+    """A model without its endpoint and its run; inside Inspect it is called the same without the prefix."""
+    return re.sub(r"@https?://.*| \[.*\]$", "", name.removeprefix("inspect:"))
 
 
 def _checked_kin(evidence: Evidence, kin: Mapping[str, str]) -> Mapping[str, str]:

@@ -17,6 +17,8 @@ from inferalign.scorers.verdicts import Rubric
 
 PROMPT, TURN, ASSESSMENT, EXTRA = 2_500, 4_000, 800, 800
 """Characters shown; the whole text is in examples.jsonl."""
+MOST = 1_000_000
+"""Bytes of all cards; texts are cut shorter where they would be more, so that the page stays one that can be sent."""
 LONG = 900
 """Characters from which on a text gets a frame that scrolls."""
 CONFIG = 20_000
@@ -32,7 +34,17 @@ def cards(results: Results) -> list[Content]:
         "The lowest and the highest scores of each dimension, ties by a seeded draw: extremes, not typical replies. "
         "The whole texts are in examples.jsonl."
     )
-    return [element("p", note, class_="note"), _filters(results, shown), *(_card(results, each) for each in shown)]
+    return [element("p", note, class_="note"), _filters(results, shown), *_fitting(results, shown)]
+
+
+def _fitting(results: Results, shown: Sequence[Example]) -> list[Html]:
+    """The cards with their texts at a half, a quarter, ... of their usual length until all of them fit."""
+    part = 1
+    while True:
+        made = [_card(results, each, part) for each in shown]
+        if sum(len(card.encode()) for card in made) <= MOST or part > PROMPT:
+            return made
+        part *= 2
 
 
 def _filters(results: Results, shown: Sequence[Example]) -> Html:
@@ -52,13 +64,16 @@ def _select(name: str, label: str, options: dict[str, str]) -> Html:
     return element("label", label, element("select", *every, name=name))
 
 
-def _card(results: Results, each: Example) -> Html:
+def _card(results: Results, each: Example, part: int) -> Html:
+    """part: what its texts' usual lengths are divided by."""
     rubric = results.evidence.rubrics.get(each.dimension)
     hidden = [
-        part for name, text in each.extra.items() for part in _said(f"{titled(name)}, as the judge saw it", text, EXTRA)
+        one
+        for name, text in each.extra.items()
+        for one in _said(f"{titled(name)}, as the judge saw it", text, EXTRA // part)
     ]
-    system = [] if each.system_prompt is None else _said("System prompt", each.system_prompt, EXTRA)
-    turns = [part for turn in each.turns for part in _said(_speaker(turn.role), turn.content, TURN)]
+    system = [] if each.system_prompt is None else _said("System prompt", each.system_prompt, EXTRA // part)
+    turns = [one for turn in each.turns for one in _said(_speaker(turn.role), turn.content, TURN // part)]
     heading = element(
         "h3",
         element("span", each.kind, class_=f"tag {each.kind}"),
@@ -67,12 +82,12 @@ def _card(results: Results, each: Example) -> Html:
     parts = [
         heading,
         element("p", f"item {each.item}", class_="note"),
-        *_said("User", each.prompt, PROMPT),
+        *_said("User", each.prompt, PROMPT // part),
         *hidden,
         *system,
         *turns,
         element("h4", "Verdicts"),
-        element("ul", *(_verdict(verdict, rubric) for verdict in each.verdicts)),
+        element("ul", *(_verdict(verdict, rubric, ASSESSMENT // part) for verdict in each.verdicts)),
     ]
     arm = results.names[each.arm]
     return element(
@@ -93,15 +108,15 @@ def _said(who: str, text: str, most: int) -> list[Html]:
     return [*parts, element("p", cut, class_="note")] if cut else parts
 
 
-def _verdict(verdict: Verdict, rubric: Rubric | None) -> Html:
+def _verdict(verdict: Verdict, rubric: Rubric | None, most: int) -> Html:
     repeat = f", repeat {verdict.judge_repeat}" if verdict.judge_repeat else ""
     if verdict.score is None:
-        reason, cut = clipped(verdict.reason, ASSESSMENT)
+        reason, cut = clipped(verdict.reason, most)
         said = [element("span", "unscored", class_="unscored"), " ", element("bdi", reason), cut]
         return element("li", f"{verdict.judge}{repeat}: ", *said)
     found = [_issue(letter, rubric) for letter in verdict.letters or ()]
     head = f"{verdict.judge}{repeat}: {10 * verdict.score:.0f} %" + (", no issue" if verdict.letters == () else "")
-    words, cut = clipped(verdict.assessment, ASSESSMENT)
+    words, cut = clipped(verdict.assessment, most)
     assessment = [element("div", words, class_="said", dir="auto")] if words else []
     return element("li", head, *([element("ul", *found)] if found else []), *assessment, cut)
 

@@ -36,12 +36,18 @@ class PublishedMean:
 def published_means(evidence: Evidence) -> list[PublishedMean]:
     """Every judge's means of every arm by dimension and overall; a judge's first verdict on a reply counts.
 
-    Raises `InputError` for a dimension whose issues are not known.
+    Raises `InputError` for a dimension whose issues are not known and for scores without letters.
     """
     if unknown := [name for name in evidence.table.dimensions if name not in evidence.rubrics]:
         raise InputError(
             f"the issues of {unknown[0]} are not known, so the published scoring cannot be applied: leave "
             "--hab-compat out"
+        )
+    asked = [verdict for verdict in evidence.stored.verdicts if verdict.judge in evidence.judges]
+    if any(verdict.score is not None and verdict.letters is None for verdict in asked):
+        raise InputError(
+            "these scores came without letters (from somebody else's log), so the published scoring cannot be applied: "
+            "leave --hab-compat out"
         )
     return [mean for judge in evidence.judges for arm in evidence.table.arms for mean in _of_arm(evidence, judge, arm)]
 
@@ -71,7 +77,8 @@ def _scores(evidence: Evidence, judge: str, arm: Arm) -> dict[str, list[float]]:
     for name in evidence.table.dimensions:
         if not evidence.table.has_arm(arm, name):
             continue
-        items = {item.id for item in evidence.stored.items if item.dimension == name}
+        table = evidence.table
+        items = set(table.item_id[table.item_dimension == name][table.due(arm, name)].tolist())
         replies = [
             reply
             for reply in evidence.stored.replies

@@ -85,7 +85,8 @@ def _figure(results: Results) -> Html:
     means = {(mean.arm, mean.dimension): mean for mean in results.means}
     panels = []
     for number, dimension in enumerate([OVERALL, *results.evidence.table.dimensions]):
-        rows = [(results.names[arm], means[arm, dimension]) for arm in order if (arm, dimension) in means]
+        shown = [means[arm, dimension] for arm in order if (arm, dimension) in means]
+        rows = [(results.called(mean), mean) for mean in shown]
         panels.append(agency_svg.panel(titled(dimension), rows, number=number))
     caption = (
         "Mean scores by dimension and model, in percent of 10 points, 95 % intervals. Dotted below: where the mean "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.core.config import to_dict
+from inferalign.core.errors import InputError
 from inferalign.core.files import dump_json, write_bytes_atomic, write_json_atomic
 from inferalign.reports.agency_page import render
 from inferalign.reports.agency_results import Results, as_json, score_rows
@@ -17,7 +18,12 @@ JSON, SCORES, EXAMPLES = "report.json", "scores.csv", "examples.jsonl"
 
 
 def write_report(out: Path, results: Results) -> list[Path]:
-    """Write the page to `out` and `JSON`, `SCORES`, `EXAMPLES` into its folder. Raises `RunError` for a bad disk."""
+    """Write the page to `out` and `JSON`, `SCORES`, `EXAMPLES` into its folder.
+
+    Raises `InputError` for an `out` of one of their names, and `RunError` for a bad disk.
+    """
+    if out.name in (JSON, SCORES, EXAMPLES):
+        raise InputError(f"the page cannot be {out}: {out.name} is written beside it. Name it otherwise, as page.html")
     page = render(results)
     write_bytes_atomic(out, page)
     beside = [out.parent / name for name in (JSON, SCORES, EXAMPLES)]
@@ -29,9 +35,16 @@ def write_report(out: Path, results: Results) -> list[Path]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of the same keys; an empty cell where there is no value. Raises `RunError` for a bad disk."""
+    """Rows of the same keys; an empty cell where there is no value. Raises `RunError` for a bad disk.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it: names come from other people's logs.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     write_bytes_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _plain(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

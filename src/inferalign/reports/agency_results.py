@@ -70,6 +70,13 @@ class Results:
         """Of judges that were asked."""
         return sum(each.verdicts for each in self.health if each.judge in self.evidence.judges)
 
+    def called(self, mean: Summary) -> str:
+        """The arm, and over how many dimensions its overall mean is where that is not all of them."""
+        name, every = self.names[mean.arm], len(self.evidence.table.dimensions)
+        if mean.dimension != OVERALL or len(mean.dimensions) == every:
+            return name
+        return f"{name}, {len(mean.dimensions)} of {every} dimensions"
+
     def ranks(self) -> dict[tuple[Arm, str], Rank]:
         return {(rank.arm, rank.dimension): rank for rank in self.paired.ranks} if self.paired else {}
 
@@ -147,6 +154,7 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
                 "subject": each.arm.subject,
                 "condition": each.arm.condition,
                 "dimension": each.dimension,
+                "dimensions": len(each.dimensions) or 1,
                 "mean": each.score.mean,
                 "low": each.score.low,
                 "high": each.score.high,

@@ -1,8 +1,9 @@
 """What the agency reports are made from: one run folder or several, or Inspect logs, as one table with its rubrics.
 
 Runs are put side by side. Items that two of them hold must be the same; a subject that two of them hold under one
-condition is told apart by its run's name. Where several judges were asked, the scores that are reported are the
-oracle's (the truth, where it is known), else those of all of them as a panel, unless one is named.
+condition is told apart by its run's name, and so are conditions of one name with different system prompts. Where
+several judges were asked, the scores that are reported are the oracle's (the truth, where it is known), else those of
+all of them as a panel, unless one is named.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Run:
     """Versions and machine of each session that differed."""
     costs: Mapping[str, Any] | None
     """As the run's ledger wrote it; None where there is none."""
+    due: frozenset[str]
+    """The ids of the items that its arms were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,8 @@ def read_evidence(
 
     `panel=False` makes no panel of several judges: their first one stands in its place.
 
-    Raises `RunError` for a folder that is no judged run and for items that differ, `InputError` for a judge that no
-    run asked and for runs without a judge in common.
+    Raises `RunError` for a folder that is no judged run and for items or issues that differ, `InputError` for a judge
+    that no run asked and for runs without a judge in common.
     """
     runs = tuple(_named([read_one(path, scorer=scorer, scale=scale) for path in paths]))
     relabelled = [_told_apart(run, runs) for run in runs]
@@ -100,14 +103,15 @@ def read_evidence(
     if chosen == PANEL and PANEL not in judges:
         _check_panel(stored, rubrics)
         stored = stored._replace(verdicts=[*stored.verdicts, *panel_verdicts(stored, common, rubrics)])
+    arms = tuple(_arms(part.replies) for part in relabelled)
     return Evidence(
         runs=runs,
         stored=stored,
-        table=build_table(*stored),
+        table=build_table(*stored, due={arm: run.due for run, own in zip(runs, arms, strict=True) for arm in own}),
         judges=judges,
         judge=chosen,
         rubrics=rubrics,
-        arms=tuple(_arms(part.replies) for part in relabelled),
+        arms=arms,
     )
 
 
@@ -117,15 +121,23 @@ def read_one(path: Path, *, scorer: str | None = None, scale: tuple[float, float
         log = load("inferalign.agency.inspect_logs:import_log")(path, scorer=scorer, scale=scale)
         lost = {"samples that failed": log.failed, "samples without a score": log.unscored, "missing": log.missing}
         return Run(
-            name=path.stem, path=path, stored=log.stored, config={**log.config, **lost}, environments=(), costs=None
+            name=path.stem,
+            path=path,
+            stored=log.stored,
+            config={**log.config, **lost},
+            environments=(),
+            costs=None,
+            due=log.due,
         )
+    stored = read_run(path)
     return Run(
         name=path.resolve().name,
         path=path,
-        stored=read_run(path),
+        stored=stored,
         config=_read_if_there(path / "config.json") or {},
         environments=tuple(_environments(path)),
         costs=_read_if_there(path / "costs.json"),
+        due=frozenset(item.id for item in stored.items),
     )
 
 
@@ -151,13 +163,22 @@ def _common_judges(runs: Sequence[Run]) -> tuple[str, ...]:
     raise InputError(f"the runs have no judge in common ({each}): have them judged by one that all share")
 
 
-def rubrics_of(runs: Iterable[Run], items: Iterable[Item]) -> dict[str, Rubric]:
-    """The rubric of every dimension, as the run that used it wrote it down, else as it is shipped."""
+def rubrics_of(runs: Sequence[Run], items: Iterable[Item]) -> dict[str, Rubric]:
+    """The rubric of every dimension, as the run that used it wrote it down, else as it is shipped.
+
+    Raises `RunError` for runs that used different ones.
+    """
     found: dict[str, Rubric] = {}
     for name in dict.fromkeys(item.dimension for item in items):
-        written = [issues for run in runs if (issues := _issues(run.config, name))]
+        written = [(run.name, issues) for run in runs if (issues := _issues(run.config, name))]
+        for other, issues in written[1:]:
+            if issues != written[0][1]:
+                raise RunError(
+                    f"the issues of {name} are not the same in {written[0][0]} and in {other}: scores of different "
+                    "rubrics are no pair. Report the runs apart, or have both judged by one version of the dimension."
+                )
         if written:
-            found[name] = Rubric(name, written[0])
+            found[name] = Rubric(name, written[0][1])
         elif name in ISSUES:
             found[name] = rubric(name)
     return found
@@ -182,12 +203,20 @@ def _named(runs: list[Run]) -> list[Run]:
 
 
 def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
-    """The run's records, subjects that other runs have under the same condition called after the run, too."""
-    elsewhere = {arm for other in runs if other is not run for arm in _arms(other.stored.replies)}
+    """The run's records, with what other runs have, too, called after the run: subjects under the same condition, and
+    conditions of one name that are not the same."""
+    others = [other for other in runs if other is not run]
+    elsewhere = {arm for other in others for arm in _arms(other.stored.replies)}
+    known = [_conditions(other) for other in others]
+    unlike = {name for name, said in _conditions(run).items() if any(said != each.get(name, said) for each in known)}
     replies, ids = [], {}
     for reply in run.stored.replies:
-        shared = Arm(reply.subject, reply.condition) in elsewhere
-        kept = replace(reply, subject=f"{reply.subject} [{run.name}]") if shared else reply
+        if reply.condition in unlike:
+            kept = replace(reply, condition=f"{reply.condition} [{run.name}]")
+        elif Arm(reply.subject, reply.condition) in elsewhere:
+            kept = replace(reply, subject=f"{reply.subject} [{run.name}]")
+        else:
+            kept = reply
         ids[reply.id] = kept.id
         replies.append(kept)
     verdicts = [
@@ -197,6 +226,16 @@ def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
         for verdict in run.stored.verdicts
     ]
     return Stored(run.stored.items, replies, verdicts)
+
+
+def _conditions(run: Run) -> Mapping[str, Any]:
+    """What the run wrote down of each of its conditions, by name; an Inspect task has one."""
+    several, one = run.config.get("conditions"), run.config.get("condition")
+    if isinstance(several, Mapping):
+        return several
+    if isinstance(one, Mapping) and "name" in one:
+        return {one["name"]: {key: value for key, value in one.items() if key != "name"}}
+    return {}
 
 
 def _common_items(runs: Sequence[Run]) -> list[Item]:

@@ -52,9 +52,10 @@ def number(value: float | None, digits: int = 0) -> Cell:
 
 def overall(results: Results) -> Html:
     """One row an arm, the best first."""
-    rows: list[Row] = [_mean_row(results, mean, [results.names[mean.arm]]) for mean in _ordered(results, [OVERALL])]
+    rows: list[Row] = [_mean_row(results, mean, [results.called(mean)]) for mean in _ordered(results, [OVERALL])]
     note = (
-        "The unweighted mean over dimensions. Rank: all places that the paired tests leave open. Bounds: the mean if "
+        "The unweighted mean over dimensions; a model without a reply in one of them has the mean of the others, which "
+        "does not compare. Rank: all places that the paired tests leave open. Bounds: the mean if "
         "every unscored reply were worth 0, and if 10. Ok, repaired and unscored count verdicts."
     )
     return table(_caption("Overall", note), ["model", *_MEAN_HEAD], rows)
@@ -201,7 +202,11 @@ def costs(results: Results) -> list[Content]:
             continue
         rows = [_account_row(account) for account in run.costs.get("accounts", [])]
         total, most = run.costs.get("cost"), run.costs.get("cost_at_most")
-        note = f"In all: {_money(total)}; at most, if every call that was not delivered was billed: {_money(most)}."
+        note = (
+            f"In all: {_money(total)}; at most, if every call that was not delivered was billed: {_money(most)}. "
+            "Untold: answers without a count of tokens. Refused: answered with an error status. Undelivered: sent, and "
+            "no whole answer came."
+        )
         head = (
             "role",
             "model",
