@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import re
 from itertools import accumulate
 
 import pytest
 
+from inferalign.core.seeds import derive
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReason, Unscored
 from inferalign.core.types import Message as M
 from inferalign.sandbox import oracle
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.words import MOODS
 from inferalign.scorers.verdicts import ISSUES, score
 from tests.sandbox.replies import Drawn, drawn
@@ -107,6 +110,25 @@ def test_quality_refines_merit_and_rarely_ties(seen: list[Drawn]) -> None:
         best = max(qualities)
         ties += sum(quality == best for quality in distinct.values()) > 1
     assert ties / 300 < 0.05
+
+
+def test_quality_by_its_parts(seen: list[Drawn]) -> None:
+    """Merit + .55 turns of phrase + .1 words + .3 nearness to the ideal length, each from 0 to 1."""
+    situation = seen[0].situation
+
+    def value(*atom: str) -> float:
+        return derive(0, "value", WORLD_VERSION, situation.name, *atom) % 1000 / 1000
+
+    lengths = []
+    for reply in seen[:100]:
+        clauses = reply.clauses
+        words = [value(re.sub("[0-9]", "", slot), word) for clause in clauses for slot, word in clause.words]
+        phrases = [value(f"{clause.kind}:{clause.template}") for clause in clauses]
+        said = 0.55 * sum(phrases) / len(phrases) + 0.1 * (sum(words) / len(words) if words else 0.5)
+        rest = situation.quality(reply.request, clauses) - situation.merit(reply.request, clauses) - said
+        lengths.append((len(clauses), round(rest / 0.3, 6)))
+    (ideal,) = {n for n, nearness in lengths if nearness == 1.0}
+    assert all(nearness == max(0.0, 1 - abs(n - ideal) / 4) for n, nearness in lengths)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_only_the_end_of_the_model_is_trained_and_written(tmp_path: Path, llama_
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [CARD, TENSORS]
 
 
+def test_the_question_that_it_was_trained_with_is_asked_when_it_scores(tmp_path: Path, llama_dir: Path) -> None:
+    made = train_reward(llama_dir, toy_pairs(40), tmp_path, replace(QUICK, question="<|user|>"))
+    assert json.loads((tmp_path / CARD).read_text())["question"] == "<|user|>"
+    reward = load_reward(tmp_path, bases=[str(llama_dir)])
+    pair = made.held_out[0]
+    assert reward.rows(pair.prompt, pair.chosen)[-1:] == reward.rows.chat.encode("<|user|>")
+    assert pair_accuracy(made.held_out, pair_margins(reward, made.held_out)) == made.accuracy
+
+
 def test_all_layers_on_a_base_without_padding_token_or_template(tmp_path: Path, gpt2_dir: Path) -> None:
     made = train_reward(gpt2_dir, toy_pairs(40), tmp_path, replace(QUICK, layers="all"))
     assert "transformer.wte.weight" in load_file(tmp_path / TENSORS)

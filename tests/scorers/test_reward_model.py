@@ -139,6 +139,17 @@ def test_a_prompt_that_came_as_ids_is_read_as_it_came(llama_dir: Path) -> None:
     assert RewardRows(chat_of(llama_dir))(prompt, drawn((30,), StopReason.PARTIAL)) == (1, 20, 21, 30)
 
 
+def test_a_question_follows_whole_and_cut_answers_alike(llama_dir: Path, gpt2_dir: Path) -> None:
+    llama = chat_of(llama_dir)
+    rows = RewardRows(llama, question="<|user|>Good?")
+    asked = (*llama.render(a_prompt("Hi?").messages), 20, *llama.encode("<|user|>Good?"))
+    assert all(rows(a_prompt("Hi?"), drawn((20,), stop)) == asked for stop in StopReason)
+    read = RewardRows(llama, chat_of(gpt2_dir), question="<|user|>Good?")
+    assert read(a_prompt("Hi?"), drawn((1,), text="Yes.")) == llama.encode(
+        "<|begin|><|user|>Hi?<|end|><|assistant|>Yes.<|user|>Good?"
+    )
+
+
 def test_another_tokenizers_answer_is_read_as_text(qwen_dir: Path, llama_dir: Path) -> None:
     llama, qwen = chat_of(llama_dir), chat_of(qwen_dir)
     rows = RewardRows(llama, qwen)

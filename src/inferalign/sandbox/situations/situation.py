@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Literal
 
 from inferalign.core.seeds import derive
@@ -35,6 +36,8 @@ Knows = Callable[[str], bool]
 
 WORLD_VERSION = "2"
 """Changes whenever a request, a reply, a verdict or a difficulty would; part of every derived seed here."""
+PHRASES, WORDS, LENGTH = 0.55, 0.1, 0.3
+"""What turns of phrase, words and length weigh in the quality of a reply: together less than one point of merit."""
 FAVOURITE_SHARE = 0.75
 """Of the decoys: those that use the key's favourite word."""
 
@@ -180,20 +183,21 @@ class Situation(ABC):
         return best if rng.random() < FAVOURITE_SHARE else rng.choice(options)
 
     def quality(self, request: Request, clauses: Sequence[Clause]) -> float:
-        """A graded judgement, 0 to 11: merit, and below one point for choice of words and for length.
+        """A graded judgement, 0 to 11: merit, and below one point for how it is said and how long it is.
 
-        Every word of the lexicon has a value in this situation, every key an ideal length: what a reward model can
-        learn, and what makes ties rare. Best-of-N needs more than a verdict.
+        Every turn of phrase of the situation has a value, and every situation an ideal length: that is what a reward
+        model can learn. Words have one, too, but little weight: they only make ties rare, which best-of-N needs.
         """
-        values = [
-            derive(0, "value", WORLD_VERSION, self.name, slot.rstrip("2345"), word) % 1000 / 1000
-            for clause in clauses
-            for slot, word in clause.words
-        ]
-        content = sum(values) / len(values) if values else 0.5
+        phrases = [self._value(clause.atom) for clause in clauses]
+        words = [self._value(slot.rstrip("2345"), word) for clause in clauses for slot, word in clause.words]
         ideal = 3 + derive(0, "length", WORLD_VERSION, self.name) % 3
         length = max(0.0, 1 - abs(len(clauses) - ideal) / 4)
-        return self.merit(request, clauses) + 0.65 * content + 0.3 * length
+        fine = PHRASES * fmean(phrases or [0.5]) + WORDS * fmean(words or [0.5]) + LENGTH * length
+        return self.merit(request, clauses) + fine
+
+    def _value(self, *atom: str) -> float:
+        """0 to 1, fixed by the world."""
+        return derive(0, "value", WORLD_VERSION, self.name, *atom) % 1000 / 1000
 
 
 def grammar(kinds: Mapping[str, Sequence[str]], slots: Mapping[str, Sequence[str]]) -> Grammar:
