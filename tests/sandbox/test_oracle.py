@@ -113,7 +113,7 @@ def test_quality_refines_merit_and_rarely_ties(seen: list[Drawn]) -> None:
 
 
 def test_quality_by_its_parts(seen: list[Drawn]) -> None:
-    """Merit + .55 turns of phrase + .1 words + .3 nearness to the ideal length, each from 0 to 1."""
+    """Merit + .4 kinds + .15 turns of phrase + .1 words + .3 nearness to the ideal length, each from 0 to 1."""
     situation = seen[0].situation
 
     def value(*atom: str) -> float:
@@ -124,7 +124,10 @@ def test_quality_by_its_parts(seen: list[Drawn]) -> None:
         clauses = reply.clauses
         words = [value(re.sub("[0-9]", "", slot), word) for clause in clauses for slot, word in clause.words]
         phrases = [value(f"{clause.kind}:{clause.template}") for clause in clauses]
-        said = 0.55 * sum(phrases) / len(phrases) + 0.1 * (sum(words) / len(words) if words else 0.5)
+        kinds = [value("kind", clause.kind) for clause in clauses]
+        said = (0.4 * sum(kinds) + 0.15 * sum(phrases)) / len(clauses) + 0.1 * (
+            sum(words) / len(words) if words else 0.5
+        )
         rest = situation.quality(reply.request, clauses) - situation.merit(reply.request, clauses) - said
         lengths.append((len(clauses), round(rest / 0.3, 6)))
     (ideal,) = {n for n, nearness in lengths if nearness == 1.0}

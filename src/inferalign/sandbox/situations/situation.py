@@ -36,8 +36,8 @@ Knows = Callable[[str], bool]
 
 WORLD_VERSION = "2"
 """Changes whenever a request, a reply, a verdict or a difficulty would; part of every derived seed here."""
-PHRASES, WORDS, LENGTH = 0.55, 0.1, 0.3
-"""What turns of phrase, words and length weigh in the quality of a reply: together less than one point of merit."""
+CONTENT, PHRASES, WORDS, LENGTH = 0.4, 0.15, 0.1, 0.3
+"""What kinds of clause, turns of phrase, words and length weigh in quality: together less than one point of merit."""
 FAVOURITE_SHARE = 0.75
 """Of the decoys: those that use the key's favourite word."""
 
@@ -183,17 +183,19 @@ class Situation(ABC):
         return best if rng.random() < FAVOURITE_SHARE else rng.choice(options)
 
     def quality(self, request: Request, clauses: Sequence[Clause]) -> float:
-        """A graded judgement, 0 to 11: merit, and below one point for how it is said and how long it is.
+        """A graded judgement, 0 to 11: merit, and below one point for what else is said, how, and at what length.
 
-        Every turn of phrase of the situation has a value, and every situation an ideal length: that is what a reward
-        model can learn. Words have one, too, but little weight: they only make ties rare, which best-of-N needs.
+        Every kind of clause has a value (a source may be worth more than praise), and every situation an ideal length:
+        that is what a reward model can learn. Turns of phrase and words weigh less, and make ties rare: best-of-N
+        needs that.
         """
+        kinds = [self._value("kind", clause.kind) for clause in clauses]
         phrases = [self._value(clause.atom) for clause in clauses]
         words = [self._value(slot.rstrip("2345"), word) for clause in clauses for slot, word in clause.words]
         ideal = 3 + derive(0, "length", WORLD_VERSION, self.name) % 3
         length = max(0.0, 1 - abs(len(clauses) - ideal) / 4)
-        fine = PHRASES * fmean(phrases or [0.5]) + WORDS * fmean(words or [0.5]) + LENGTH * length
-        return self.merit(request, clauses) + fine
+        said = CONTENT * fmean(kinds) + PHRASES * fmean(phrases) if clauses else 0.0
+        return self.merit(request, clauses) + said + WORDS * fmean(words or [0.5]) + LENGTH * length
 
     def _value(self, *atom: str) -> float:
         """0 to 1, fixed by the world."""
