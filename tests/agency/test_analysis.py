@@ -4,6 +4,7 @@ import pytest
 from inferalign.agency.analysis import LIMITS, OVERALL, summarise
 from inferalign.agency.clusters import clustered_mean, score_interval
 from inferalign.agency.table import Arm, Table, build_table
+from inferalign.cli.agency_run import cell_name
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import Estimate
 from tests.agency.tables import ACQ, DID, item, reply, scored, verdict
@@ -26,6 +27,7 @@ def test_means_by_hand() -> None:
     assert overall.percent.mean == 45.0
     assert (overall.error or 0) ** 2 == pytest.approx((4 / 3 + 1) / 4)
     assert overall.dimensions == (DID, ACQ)
+    assert overall.left_out == ()
     assert (did.arm, did.clusters, overall.clusters, overall.score.n) == (A, 3, 5, 5)
     assert did.score == score_interval(clustered_mean([8, 10, 6], range(3)), LIMITS)
 
@@ -62,7 +64,12 @@ def test_an_overall_mean_names_what_it_is_over() -> None:
         ("b", OVERALL),
     ]
     assert rows[1].dimensions == (DID,)
+    assert rows[1].left_out == ()
     assert rows[1].score.mean == rows[0].score.mean
+    answered = reply("i0")
+    (did, overall) = summarise(build_table([item("i0"), item("q0", ACQ)], [answered], [verdict(answered, 4)]), "j")
+    assert (overall.dimensions, overall.left_out) == ((DID,), (ACQ,))
+    assert (did.left_out, cell_name(overall), cell_name(did)) == ((), "overall (1 of 2 dimensions)", DID)
 
 
 def test_repeats_belong_to_their_item() -> None:

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from inferalign.agency.models import Models
-from inferalign.engines.remote_http import DEFAULT_KEY, RemoteOptions
+from inferalign.core.errors import InputError
+from inferalign.engines.remote_http import DEFAULT_KEY, Endpoint, RemoteOptions
 from inferalign.engines.remote_ledger import Ledger
 from inferalign.engines.table import ModelOptions
 from tests.mock_server import MockServer, Settings
@@ -32,5 +33,28 @@ def test_roles_at_one_url_share_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> 
             # Another key is another account of the server's, with limits of its own.
             assert elsewhere.endpoint is not subject.endpoint
             assert {role for role, _ in ledger.accounts} == {"subject", "judge", "generator"}
+
+    asyncio.run(main())
+
+
+def test_one_key_goes_to_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreached(endpoint: Endpoint) -> list[str]:
+        return []
+
+    monkeypatch.setattr(Endpoint, "models", unreached)
+    monkeypatch.setenv(DEFAULT_KEY, "secret")
+    monkeypatch.setenv("JUDGE_KEY", "other secret")
+
+    async def main() -> None:
+        async with Models(RemoteOptions(), ModelOptions(), Ledger()) as models:
+            await models.endpoint("one@https://a.example/v1", "subject")
+            await models.endpoint("two@https://a.example/v2", "judge")
+            await models.endpoint("three@http://localhost:8000/v1", "judge")
+            await models.endpoint("four@https://b.example/v1", "judge", key_variable="JUDGE_KEY")
+            with pytest.raises(InputError, match=r"would go to two hosts, a\.example and b\.example: name a") as caught:
+                await models.endpoint("four@https://b.example/v1", "judge")
+            assert "secret" not in str(caught.value)
+            monkeypatch.delenv(DEFAULT_KEY)
+            await models.endpoint("four@https://b.example/v1", "judge")
 
     asyncio.run(main())

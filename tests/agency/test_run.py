@@ -97,7 +97,8 @@ def test_errors_of_transport_change_nothing_but_the_number_of_requests(tmp_path:
         done(asked(server, tmp_path / "calm"))
     with serving(Settings(models="", errors=0.3, faults="429,500,drop,garbage")) as server:
         done(asked(server, tmp_path / "rough"))
-        assert requests(server) > 2 * ITEMS * 1.2
+        # 26 more on average; which fail hangs on the port, and fewer than 4 more in one case of ten thousand.
+        assert requests(server) > 2 * ITEMS + 3
         accounts = read_json(tmp_path / "rough" / "costs.json")["accounts"]
         assert sum(account["delivered"] for account in accounts) == server.paths[CHAT].delivered == 2 * ITEMS
         assert sum(account["refused"] + account["undelivered"] for account in accounts) == requests(server) - 2 * ITEMS

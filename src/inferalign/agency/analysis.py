@@ -7,7 +7,7 @@ item, so their means are independent and their variances add up; the interval's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class Summary:
     """The mean if every unscored reply were worth 0, and if 10."""
     dimensions: tuple[str, ...] = field(default=())
     """What an overall mean is over."""
+    left_out: tuple[str, ...] = field(default=())
+    """Dimensions that an overall mean lacks, since the arm has no reply there."""
 
     @property
     def percent(self) -> Estimate:
@@ -70,7 +72,9 @@ def _of_arm(table: Table, arm: Arm, judge: str, level: float) -> list[Summary]:
     rows = [
         _summary(arm, name, mean, [each], level) for name, mean, each in zip(dimensions, means, scores, strict=True)
     ]
-    return [*rows, _summary(arm, OVERALL, average(means), scores, level, tuple(dimensions))]
+    overall = _summary(arm, OVERALL, average(means), scores, level)
+    missing = tuple(name for name in table.dimensions if name not in dimensions)
+    return [*rows, replace(overall, dimensions=tuple(dimensions), left_out=missing)]
 
 
 def average(means: Sequence[Clustered | None]) -> Clustered | None:
@@ -85,7 +89,6 @@ def _summary(
     mean: Clustered | None,
     scores: Sequence[ItemScores],
     level: float,
-    dimensions: tuple[str, ...] = (),
 ) -> Summary:
     counts = Counts()
     for each in scores:
@@ -101,5 +104,4 @@ def _summary(
             float(np.mean([each.low[each.due].mean() for each in scores])),
             float(np.mean([each.high[each.due].mean() for each in scores])),
         ),
-        dimensions=dimensions,
     )

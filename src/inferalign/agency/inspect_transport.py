@@ -1,6 +1,6 @@
 """Inspect's model layer as a `ChatClient`: `inspect:PROVIDER/MODEL`, for the providers that Inspect can reach.
 
-It costs twice the processor time of the HTTP client, or more, and needs the provider's own package; it is for
+It costs two to four times the processor time of the HTTP client, and needs the provider's own package; it is for
 providers that speak no OpenAI-compatible HTTP. Nothing is cached and, unless asked for, nothing repeated by Inspect:
 who runs the job does that. This file and `inspect_provider`, which goes the other way, are the seams to its models.
 """

@@ -5,16 +5,18 @@ A model that is served is named `MODEL@URL`, or `inspect:PROVIDER/MODEL` for the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from inferalign.agency.inspect_transport import PREFIX, InspectChat, open_inspect
 from inferalign.core.errors import ContextOverflow, InputError, RunError
 from inferalign.engines.chat_api import ChatClient
 from inferalign.engines.remote import RemoteChat, open_chat
-from inferalign.engines.remote_http import Endpoint, RemoteOptions, is_remote, parse_name
+from inferalign.engines.remote_http import Endpoint, RemoteOptions, is_loopback, is_remote, parse_name
 from inferalign.engines.remote_ledger import Ledger
 from inferalign.engines.remote_limits import Limiter
 from inferalign.engines.table import LoadedModel, ModelOptions, load
@@ -47,10 +49,11 @@ class Models:
     async def endpoint(self, name: str, role: str, *, key_variable: str | None = None) -> RemoteChat:
         """The model `MODEL@URL` in a role. Roles at one URL and key share its connections, calls in flight and pace.
 
-        Raises as `engines.remote.open_chat` does.
+        Raises as `engines.remote.open_chat` does, and `InputError` for one key that would go to two hosts.
         """
         model, url = parse_name(name)
         options = replace(self._remote, key_variable=key_variable or self._remote.key_variable)
+        self._check_key(url, options.key_variable)
         shared = self._endpoints.get((url, options.key_variable))
         if shared is not None and model is not None:
             return RemoteChat(shared, model, role=role, ledger=self.ledger)
@@ -61,6 +64,18 @@ class Models:
         # Only its name was wanted: a pace of its own would break the limit.
         await client.aclose()
         return RemoteChat(shared, client.model, role=role, ledger=self.ledger)
+
+    def _check_key(self, url: str, variable: str) -> None:
+        """One provider's key is none of another's business; a server on this machine may see any."""
+        if is_loopback(url) or not os.environ.get(variable, "").strip():
+            return
+        host = urlsplit(url).hostname
+        for other, of_other in self._endpoints:
+            if of_other == variable and not is_loopback(other) and urlsplit(other).hostname != host:
+                raise InputError(
+                    f"the key in {variable} would go to two hosts, {urlsplit(other).hostname} and {host}: name a "
+                    "variable for each role's key, such as --judge-key-variable JUDGE_KEY (it may hold the same key)"
+                )
 
     def local(self, name: str) -> LoadedModel:
         """Raises `ModelError`."""

@@ -61,6 +61,7 @@ def _row(judge: str, summary: Summary) -> dict[str, Any]:
         "low": percent.low,
         "high": percent.high,
         "items": percent.n,
+        "left_out": list(summary.left_out),
         **asdict(summary.counts),
         "percent_if_unscored_0": 10 * summary.bounds[0],
         "percent_if_unscored_10": 10 * summary.bounds[1],

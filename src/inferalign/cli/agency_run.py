@@ -92,7 +92,7 @@ def means_table(means: Mapping[str, Sequence[Summary]]) -> Table:
             table.add_row(
                 judge,
                 str(summary.arm),
-                summary.dimension,
+                cell_name(summary),
                 short(summary.percent, 1.0),
                 str(summary.percent.n),
                 "0" if not counts.unscored else f"{counts.unscored} ({', '.join(map(str, parts))})",
@@ -100,6 +100,12 @@ def means_table(means: Mapping[str, Sequence[Summary]]) -> Table:
             )
         table.add_section()
     return table
+
+
+def cell_name(summary: Summary) -> str:
+    """An overall mean over some of the dimensions must not pass for one over all."""
+    found, missing = len(summary.dimensions), len(summary.left_out)
+    return f"{summary.dimension} ({found} of {found + missing} dimensions)" if missing else summary.dimension
 
 
 def forecast_table(rows: Sequence[Forecast], answers: str = "answers of about 150 words") -> Table:

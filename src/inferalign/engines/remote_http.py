@@ -137,13 +137,14 @@ def _key(options: RemoteOptions, url: str) -> _Key:
         return _Key(None, f"No key was sent: type export {variable}=...")
     if not (value.isascii() and value.isprintable()):
         raise InputError(f"the environment variable {variable} holds no key: it has characters that no header takes")
-    if urlsplit(url).scheme == "http" and not _loopback(url) and not options.key_over_http:
+    if urlsplit(url).scheme == "http" and not is_loopback(url) and not options.key_over_http:
         advice = "use https://, or a tunnel to a port of this machine (in Python: key_over_http=True)"
         return _Key(None, f"The key in {variable} was not sent over http://: {advice}")
     return _Key(value, f"Check the key in {variable}")
 
 
-def _loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine by its name alone."""
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
