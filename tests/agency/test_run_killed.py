@@ -27,15 +27,20 @@ def start(server: MockServer, run: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def wait_for_verdicts(server: MockServer, run: subprocess.Popen[str]) -> None:
+    """Return once a third of the items has been judged, in the midst of the judge stage."""
+    deadline = time.monotonic() + 120
+    while requests(server, DECISIONS) < ITEMS // 3:
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_a_killed_run_repeats_at_most_the_calls_in_flight(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with serving(Settings(models="", latency=0.02)) as server:
         first = start(server, run)
-        deadline = time.monotonic() + 120
-        while requests(server, DECISIONS) < ITEMS // 3:
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for_verdicts(server, first)
         first.send_signal(signal.SIGKILL)
         first.communicate()
         kept = read_run(run)
@@ -55,11 +60,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_start_goes_on(tmp_path: Path) -> 
     run = tmp_path / "run"
     with serving(Settings(models="", latency=0.02)) as server:
         first = start(server, run)
-        deadline = time.monotonic() + 120
-        while requests(server, DECISIONS) < ITEMS // 3:
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for_verdicts(server, first)
         first.send_signal(signal.SIGINT)
         _, errors = first.communicate(timeout=60)
     assert first.returncode == 130
