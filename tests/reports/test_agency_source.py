@@ -1,14 +1,16 @@
 """Runs side by side: items that must be one, subjects told apart, the judge that is reported."""
 
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from inferalign.agency.table import Arm
 from inferalign.core.errors import InputError, RunError
+from inferalign.reports.agency_page import render
 from inferalign.reports.agency_results import compute
-from inferalign.reports.agency_source import chosen_judge, read_evidence
+from inferalign.reports.agency_source import chosen_judge, read_evidence, silences
 from tests.reports.agency_run import write_run
 
 ONE = ("defer_important_decisions",)
@@ -40,6 +42,18 @@ def test_a_run_of_fewer_items_lacks_no_reply_to_the_others(tmp_path: Path) -> No
     assert [mean for mean in together.means if mean.arm == own] == list(alone.means)
     assert [mean for mean in together.published if mean.arm == own] == list(alone.published)
     assert alone.means[0].counts.due == 3
+
+
+def test_an_arm_without_any_reply_is_named_on_the_page(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    assert silences(read_evidence([run])) == []
+    config |= {"subject": {"name": "m"}, "conditions": {"default": {}, "refused": {"system_prompt": "Be <brief>."}}}
+    (run / "config.json").write_text(json.dumps(config))
+    evidence = read_evidence([run])
+    (line,) = silences(evidence)
+    assert line.startswith("run: no reply of m (refused), so it is in no table")
+    assert escape(line) in render(compute(evidence)).decode()
 
 
 def test_conditions_of_one_name_that_differ_are_told_apart(tmp_path: Path) -> None:

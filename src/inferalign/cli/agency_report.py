@@ -94,9 +94,11 @@ def report(options: ReportOptions) -> None:
     from inferalign.cli.tables import emit, show
     from inferalign.reports.agency_report import write_report
     from inferalign.reports.agency_results import compute
-    from inferalign.reports.agency_source import read_evidence
+    from inferalign.reports.agency_source import read_evidence, silences
 
     evidence = read_evidence(options.runs, judge=options.judge, scorer=options.scorer, scale=options.scale)
+    for line in silences(evidence):
+        show(line)
     results = compute(evidence, seed=options.seed, hab_compat=options.hab_compat)
     page, *beside = write_report(options.out or _folder(options.runs[0]) / "report.html", results)
     show(f"{page}: {page.stat().st_size / 1000:,.0f} kB; beside it {', '.join(path.name for path in beside)}")
@@ -119,11 +121,13 @@ def compare(options: CompareOptions) -> None:
     from inferalign.reports.agency_compare import compare as compare_arms
     from inferalign.reports.agency_compare import comparison_rows
     from inferalign.reports.agency_report import write_csv
-    from inferalign.reports.agency_source import read_evidence
+    from inferalign.reports.agency_source import read_evidence, silences
 
     if len(options.runs) > 2:
         raise InputError(f"{len(options.runs)} runs: compare takes one or two; `agency report` shows more side by side")
     evidence = read_evidence(options.runs, judge=options.judge, scorer=options.scorer, scale=options.scale)
+    for line in silences(evidence):
+        show(line)
     rows = comparison_rows(compare_arms(evidence, options.a, options.b, seed=options.seed))
     if options.out is not None:
         write_csv(options.out, rows)

@@ -10,7 +10,7 @@ from typing import Any
 from inferalign.agency.records import Verdict
 from inferalign.reports.agency_examples import Example
 from inferalign.reports.agency_results import Results
-from inferalign.reports.agency_source import Run
+from inferalign.reports.agency_run import Run
 from inferalign.reports.agency_tables import titled
 from inferalign.reports.html import Content, Html, clipped, element, facts, join
 from inferalign.scorers.verdicts import Rubric

@@ -13,7 +13,7 @@ from inferalign.agency.analysis import OVERALL
 from inferalign.agency.panel_verdicts import PANEL
 from inferalign.reports import agency_cards, agency_health, agency_svg, agency_tables
 from inferalign.reports.agency_results import Results, best_first
-from inferalign.reports.agency_source import ORACLE
+from inferalign.reports.agency_source import ORACLE, silences
 from inferalign.reports.agency_tables import counted, titled
 from inferalign.reports.html import Content, Html, element, join, page
 
@@ -66,6 +66,7 @@ def _lede(results: Results) -> list[Html]:
     if unscored:
         text = f"{unscored:,} of {due:,} replies that were due have no score: see the bounds beside each mean."
         lines.append(element("p", text, class_="warning"))
+    lines += [element("p", text, class_="warning") for text in silences(results.evidence)]
     if results.published:
         text = (
             "This page also shows means by the published scoring choices, in a section of their own: there a judge's "

@@ -17,33 +17,16 @@ from typing import Any
 import numpy as np
 
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
-from inferalign.agency.records import Item, Reply, Verdict
-from inferalign.agency.stored import Stored, read_run
+from inferalign.agency.records import Item, Verdict
+from inferalign.agency.stored import Stored
 from inferalign.agency.table import Arm, Table, build_table
 from inferalign.core.errors import InputError, RunError
-from inferalign.core.files import read_json
-from inferalign.core.lookup import did_you_mean, load
+from inferalign.core.lookup import did_you_mean
+from inferalign.reports.agency_run import Run, arms_of, conditions_of, read_one
 from inferalign.scorers.verdicts import ISSUES, Issue, Rubric, rubric
 
 ORACLE = "oracle"
 """The name of the judge that knows the truth."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One folder, or one log."""
-
-    name: str
-    path: Path
-    stored: Stored
-    config: Mapping[str, Any]
-    """Of the run; empty for a log that none was kept for."""
-    environments: tuple[Mapping[str, Any], ...]
-    """Versions and machine of each session that differed."""
-    costs: Mapping[str, Any] | None
-    """As the run's ledger wrote it; None where there is none."""
-    due: frozenset[str]
-    """The ids of the items that its arms were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +86,7 @@ def read_evidence(
     if chosen == PANEL and PANEL not in judges:
         _check_panel(stored, rubrics)
         stored = stored._replace(verdicts=[*stored.verdicts, *panel_verdicts(stored, common, rubrics)])
-    arms = tuple(_arms(part.replies) for part in relabelled)
+    arms = tuple(arms_of(part.replies) for part in relabelled)
     return Evidence(
         runs=runs,
         stored=stored,
@@ -115,30 +98,14 @@ def read_evidence(
     )
 
 
-def read_one(path: Path, *, scorer: str | None = None, scale: tuple[float, float] | None = None) -> Run:
-    """A run folder, or an Inspect log (`.eval`). Raises `RunError`, and `InputError` for an unusable log."""
-    if path.suffix == ".eval":
-        log = load("inferalign.agency.inspect_logs:import_log")(path, scorer=scorer, scale=scale)
-        lost = {"samples that failed": log.failed, "samples without a score": log.unscored, "missing": log.missing}
-        return Run(
-            name=path.stem,
-            path=path,
-            stored=log.stored,
-            config={**log.config, **lost},
-            environments=(),
-            costs=None,
-            due=log.due,
-        )
-    stored = read_run(path)
-    return Run(
-        name=path.resolve().name,
-        path=path,
-        stored=stored,
-        config=_read_if_there(path / "config.json") or {},
-        environments=tuple(_environments(path)),
-        costs=_read_if_there(path / "costs.json"),
-        due=frozenset(item.id for item in stored.items),
-    )
+def silences(evidence: Evidence) -> list[str]:
+    """A line for each arm that a run set out to ask and has no reply of: no table has a row for it."""
+    return [
+        f"{run.name}: no reply of {arm}, so it is in no table: its calls failed, or the run is not finished. "
+        "Repeat the run's command to see why."
+        for run in evidence.runs
+        for arm in run.silent
+    ]
 
 
 def chosen_judge(judges: Sequence[str], wanted: str | None) -> str:
@@ -206,9 +173,9 @@ def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
     """The run's records, with what other runs have, too, called after the run: subjects under the same condition, and
     conditions of one name that are not the same."""
     others = [other for other in runs if other is not run]
-    elsewhere = {arm for other in others for arm in _arms(other.stored.replies)}
-    known = [_conditions(other) for other in others]
-    unlike = {name for name, said in _conditions(run).items() if any(said != each.get(name, said) for each in known)}
+    elsewhere = {arm for other in others for arm in arms_of(other.stored.replies)}
+    known = [conditions_of(other) for other in others]
+    unlike = {name for name, said in conditions_of(run).items() if any(said != each.get(name, said) for each in known)}
     replies, ids = [], {}
     for reply in run.stored.replies:
         if reply.condition in unlike:
@@ -226,16 +193,6 @@ def _told_apart(run: Run, runs: Sequence[Run]) -> Stored:
         for verdict in run.stored.verdicts
     ]
     return Stored(run.stored.items, replies, verdicts)
-
-
-def _conditions(run: Run) -> Mapping[str, Any]:
-    """What the run wrote down of each of its conditions, by name; an Inspect task has one."""
-    several, one = run.config.get("conditions"), run.config.get("condition")
-    if isinstance(several, Mapping):
-        return several
-    if isinstance(one, Mapping) and "name" in one:
-        return {one["name"]: {key: value for key, value in one.items() if key != "name"}}
-    return {}
 
 
 def _common_items(runs: Sequence[Run]) -> list[Item]:
@@ -256,23 +213,6 @@ def _check_panel(stored: Stored, rubrics: Mapping[str, Rubric]) -> None:
         raise InputError(
             f"the issues of {missing[0]} are not known, so its judges make no panel: name one with --judge"
         )
-
-
-def _arms(replies: Iterable[Reply]) -> tuple[Arm, ...]:
-    return tuple(sorted({Arm(reply.subject, reply.condition) for reply in replies}))
-
-
-def _environments(path: Path) -> list[Mapping[str, Any]]:
-    """Each different `env*.json` of the run and of its stages, in the order of their names."""
-    found: list[Mapping[str, Any]] = []
-    for file in sorted([*path.glob("env*.json"), *path.glob("*/env*.json")]):
-        if (environment := read_json(file)) not in found:
-            found.append(environment)
-    return found
-
-
-def _read_if_there(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
 
 
 def verdicts_by_reply(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
