@@ -53,9 +53,9 @@ class Row:
     rewards: Floats
 
     def right(self) -> list[bool]:
-        """Of every pair with different grades, whether the rewards order it alike."""
-        pairs = [(i, j) for i, j in combinations(range(DRAWS), 2) if self.grades[i] != self.grades[j]]
-        return [bool((self.grades[i] > self.grades[j]) == (self.rewards[i] > self.rewards[j])) for i, j in pairs]
+        """Of every pair with different grades, whether the rewards order it alike; equal rewards do not."""
+        pairs = [(i, j) if self.grades[i] > self.grades[j] else (j, i) for i, j in combinations(range(DRAWS), 2)]
+        return [bool(self.rewards[i] > self.rewards[j]) for i, j in pairs if self.grades[i] != self.grades[j]]
 
     def tied(self) -> bool:
         best = np.flatnonzero(self.rewards == self.rewards.max())
@@ -66,9 +66,11 @@ class Row:
 class Facts:
     accuracy: Estimate
     ties: Estimate
-    rank: float
+    rank: float | None
+    """None where all grades or all rewards are equal, as `within` is empty there."""
     within: Estimate
-    gap_closed: float
+    gap_closed: float | None
+    """None where no reply is better than another one to its prompt."""
     random: float
     best_of_4: float
     perfect: float
@@ -98,15 +100,18 @@ def facts(rows: Sequence[Row]) -> Facts:
     grades, rewards = (np.array([getattr(row, name) for row in rows]) for name in ("grades", "rewards"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prompt whose replies are all alike has no tau, and is left out
-        taus = [kendalltau(row.grades, row.rewards).statistic for row in rows]
+        taus = [float(kendalltau(row.grades, row.rewards).statistic) for row in rows]
+        rank = float(spearmanr(grades.ravel(), rewards.ravel()).statistic)
+    known = [tau for tau in taus if not np.isnan(tau)]
+    ordered = [right for row in rows if (right := row.right())]
     chosen = np.take_along_axis(grades, rewards.argmax(axis=1, keepdims=True), axis=1)
     random, best, perfect = float(grades.mean()), float(chosen.mean()), float(grades.max(axis=1).mean())
     return Facts(
-        accuracy=clustered_proportion([right for row in rows if (right := row.right())]),
+        accuracy=clustered_proportion(ordered) if ordered else Estimate.empty(),
         ties=proportion([row.tied() for row in rows]),
-        rank=float(spearmanr(grades.ravel(), rewards.ravel()).statistic),
-        within=mean_interval([float(t) for t in taus if not np.isnan(t)]),
-        gap_closed=(best - random) / (perfect - random),
+        rank=None if np.isnan(rank) else rank,
+        within=mean_interval(known) if known else Estimate.empty(),
+        gap_closed=(best - random) / (perfect - random) if perfect > random else None,
         random=random,
         best_of_4=best,
         perfect=perfect,
@@ -116,7 +121,7 @@ def facts(rows: Sequence[Row]) -> Facts:
 def agreement(a: Sequence[Row], b: Sequence[Row]) -> Estimate:
     """How often two reward models order a pair of different grades alike."""
     both = [[x == y for x, y in zip(one.right(), other.right(), strict=True)] for one, other in zip(a, b, strict=True)]
-    return clustered_proportion([row for row in both if row])
+    return clustered_proportion(both) if any(both) else Estimate.empty()
 
 
 def main() -> int:
@@ -164,7 +169,7 @@ def check(found: dict[str, Facts]) -> dict[str, bool]:
     for kind, fact in found.items():
         if kind != "all":
             gates[f"{kind}: at least 75 % of pairs"] = (fact.accuracy.mean or 0.0) >= 0.75
-    gates["best-of-4: under 5 % ties"] = (found["all"].ties.mean or 0.0) < 0.05
+    gates["best-of-4: under 5 % ties"] = found["all"].ties.mean is not None and found["all"].ties.mean < 0.05
     return gates
 
 
@@ -173,8 +178,9 @@ def show(name: str, found: dict[str, Facts]) -> None:
     table.title = name
     for kind, fact in found.items():
         grades = (f"{value:.2f}" for value in (fact.random, fact.best_of_4, fact.perfect))
-        shares = (cell(fact.accuracy), cell(fact.ties), f"{fact.rank:.2f}", cell(fact.within, 1.0))
-        table.add_row(kind, *shares, *grades, f"{100 * fact.gap_closed:.0f} %")
+        rank = "-" if fact.rank is None else f"{fact.rank:.2f}"
+        closed = "-" if fact.gap_closed is None else f"{100 * fact.gap_closed:.0f} %"
+        table.add_row(kind, cell(fact.accuracy), cell(fact.ties), rank, cell(fact.within, 1.0), *grades, closed)
     Console(width=150).print(table)
 
 
