@@ -31,6 +31,7 @@ from benchmarks.sandbox_runs import (
     PAIR,
     Job,
     Scored,
+    auc,
     budget,
     candidates,
     carry_out,
@@ -98,21 +99,20 @@ def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, st
             sensitivity=rates.sensitivity,
             specificity=rates.specificity,
             balanced=rates.balanced,
-            auc=auc(judged),
+            auc=auc_of(judged),
             good=proportion(list(searched.good.values())),
             gain=paired_proportions(searched.good, vanilla.good),
         )
     return made
 
 
-def auc(found: Mapping[str, Sequence[Scored]]) -> float | None:
-    """Ties count half (Mann and Whitney 1947)."""
+def auc_of(found: Mapping[str, Sequence[Scored]]) -> float | None:
     scored = [s for row in found.values() for s in row if s.bad is not None and s.value is not None]
     good = np.array([s.value for s in scored if not s.bad])
     bad = np.array([s.value for s in scored if s.bad])
     if not len(good) or not len(bad):
         return None
-    return float((bad[:, None] < good[None, :]).mean() + 0.5 * (bad[:, None] == good[None, :]).mean())
+    return auc(good, bad)
 
 
 def main() -> None:

@@ -22,6 +22,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 import inferalign
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.prompts import read_prompts, write_prompts
@@ -185,6 +188,11 @@ def _middle(a: Estimate, b: Estimate) -> Estimate:
         return Estimate(mean=mean, low=None, high=None, n=n)
     low, high = math.hypot(a.mean - a.low, b.mean - b.low) / 2, math.hypot(a.high - a.mean, b.high - b.mean) / 2
     return Estimate(mean=mean, low=mean - low, high=mean + high, n=n)
+
+
+def auc(good: NDArray[np.float64], bad: NDArray[np.float64]) -> float:
+    """The chance that a good reply scores above a bad one, over all pairs; ties count half (Mann and Whitney 1947)."""
+    return float((bad[:, None] < good[None, :]).mean() + 0.5 * (bad[:, None] == good[None, :]).mean())
 
 
 def bound(found: Mapping[str, Sequence[Scored]], rates: JudgeRates) -> tuple[dict[str, float], int]:

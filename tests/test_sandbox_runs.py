@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.judge_law import auc
+from benchmarks.judge_law import auc_of
 from benchmarks.rain_ablations import equal_k
 from benchmarks.sandbox_runs import Job, Scored, best_of, bound, budget, candidates, cell, guide, judge_rates, outcome
 from inferalign.core.prompts import write_prompts
@@ -123,7 +123,7 @@ def test_auc_against_every_pair(row: list[Scored]) -> None:
     good = [s.value for s in row if s.bad is False and s.value is not None]
     bad = [s.value for s in row if s.bad is True and s.value is not None]
     wins = [1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad]
-    assert auc({"p": row}) == (pytest.approx(sum(wins) / len(wins)) if wins else None)
+    assert auc_of({"p": row}) == (pytest.approx(sum(wins) / len(wins)) if wins else None)
 
 
 def test_small_things() -> None:
