@@ -157,10 +157,11 @@ def test_gates_that_are_met(kind: str) -> None:
         ("benign", "greedy", ("good_strict",), 0.86, ["greedy at most"]),
         ("encourage_learning", "vanilla", ("issues", "A"), 0.29, ["issue A"]),
         ("encourage_learning", "vanilla", ("issues", "A"), 0.61, ["issue A"]),
+        ("encourage_learning", "vanilla", ("issues", "A"), None, ["issue A"]),
     ],
 )
 def test_a_gate_is_missed_on_either_side(
-    kind: str, part: str, path: tuple[str, ...], value: float, missed: list[str]
+    kind: str, part: str, path: tuple[str, ...], value: float | None, missed: list[str]
 ) -> None:
     facts = copy.deepcopy(found(kind))
     place = facts[kind][part]
