@@ -46,6 +46,7 @@ from benchmarks.gain_tables import (
     gains_table,
     goals,
     hundred,
+    in_percent,
     judged,
     mismatch,
     points_over_identity,
@@ -85,10 +86,19 @@ def main() -> int:
     given = {"model": args.model, "reward": args.reward, "seed": args.seed, "recipes": recipes}
     plan = replace(Plan(**given), **({**SMALL, **changed} if args.quick else changed))
     out = args.out or Path("runs/ctrl_gain-quick" if args.quick else "runs/ctrl_gain")
+    if args.quick:
+        show(f"--quick: {plan.seeds} training seed, small batches and {8 * plan.test} test prompts: wide intervals")
     began = time.monotonic()
     base, length, points = study(out, plan, args.processes)
     told = report(out, plan, base, length, points)
-    finish({**told, "wall_seconds": round(time.monotonic() - began, 1), **short_runs(args.seed, out / "short")})
+    finish(
+        {
+            **told,
+            "quick": args.quick,
+            "wall_seconds": round(time.monotonic() - began, 1),
+            **short_runs(args.seed, out / "short"),
+        }
+    )
     return 0
 
 
@@ -149,7 +159,7 @@ def report(out: Path, plan: Plan, base: Pool, length: float, points: Sequence[Po
         "gain_points": None if on_trial is None else hundred(on_trial.over_prompts.mean),
         "gain_points_low": None if on_trial is None else hundred(on_trial.over_prompts.low),
         "gain_points_high": None if on_trial is None else hundred(on_trial.over_prompts.high),
-        "gain_points_over_seeds": None if on_trial is None else asdict(on_trial.over_seeds),
+        "gain_points_over_seeds": None if on_trial is None else asdict(in_percent(on_trial.over_seeds)),
         "gain_procedure": None if on_trial is None else on_trial.procedure,
         "predicted_gain_points": predicted,
         "prompts": len(base.judge),

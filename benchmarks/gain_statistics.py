@@ -190,3 +190,8 @@ def nearest(points: Sequence[Point], recipe: str, seed: int) -> Point:
     """The point of a sweep whose measured KL is nearest to the KL."""
     sweep = [point for point in points if (point.recipe, point.seed) == (recipe, seed)]
     return min(sweep, key=lambda point: abs(point.kl - KL))
+
+
+def nearest_training(points: Sequence[Point], recipe: str, seed: int) -> Point:
+    """The training that ended nearest to the KL: a stretched policy has its training's curve, which ended elsewhere."""
+    return nearest([point for point in points if point.scale == 1], recipe, seed)

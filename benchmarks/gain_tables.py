@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, WORST, cpu_seconds
 from benchmarks.gain_runs import Point
-from benchmarks.gain_statistics import Gain, Sweeps, by_selector, cost_to_reach, judge_facts, nearest, smoothed
+from benchmarks.gain_statistics import Gain, Sweeps, by_selector, cost_to_reach, judge_facts, nearest_training, smoothed
 from benchmarks.sandbox_runs import cell
 from inferalign.cli.tables import show
 from inferalign.core.errors import InputError
@@ -105,8 +105,9 @@ def goals(gains: Sequence[Gain], theory: Mapping[str, float]) -> dict[str, bool]
     met = {}
     for procedure, points in theory.items():
         gain = own.get(procedure, Estimate.empty())
+        half = gain.mean is not None and 100 * gain.mean >= points / 2
         met[f"{procedure}: the interval of the gain over identity lies above 0"] = (gain.low or 0.0) > 0
-        met[f"{procedure}: at least half of theory's {points:.1f} points"] = 100 * (gain.mean or 0.0) >= points / 2
+        met[f"{procedure}: at least half of theory's {points:.1f} points"] = half
     for goal, is_met in met.items():
         show(f"{'met   ' if is_met else 'MISSED'} {goal}")
     return met
@@ -201,17 +202,20 @@ def costs(out: Path, points: Sequence[Point]) -> dict[str, Any]:
     recipes = list(dict.fromkeys(point.recipe for point in points))
     for procedure in CTRL if "identity" in recipes else ():
         for recipe in recipes:
-            stated = [float(smoothed(nearest(points, "identity", seed).curve, procedure)[-1]) for seed in seeds]
+            ends = [nearest_training(points, "identity", seed).curve for seed in seeds]
+            stated = [float(smoothed(curve, procedure)[-1]) for curve in ends]
             found = [
-                cost_to_reach(nearest(points, recipe, seed).curve, procedure, state)
+                cost_to_reach(nearest_training(points, recipe, seed).curve, procedure, state)
                 for seed, state in zip(seeds, stated, strict=True)
             ]
             steps = [each.steps for each in found if each.steps is not None]
-            reached = f"{sum(steps) / len(steps):.0f}" if len(steps) == len(found) else f"never in {len(found)}"
+            never = len(found) - len(steps)
+            reached = f"never in {never} of {len(found)}" if never else f"{sum(steps) / len(steps):.0f}"
             tokens = anchors.tokens + sum(each.tokens for each in found) / len(found)
             cpu = spent["anchors_cpu"] + sum(each.cpu for each in found) / len(found)
             mean = sum(stated) / len(stated)
-            table.add_row(recipe, procedure, percent(mean), reached, f"{tokens:,.0f}", f"{cpu:,.0f}")
+            least = ">" if never else ""  # what was never reached would cost more
+            table.add_row(recipe, procedure, percent(mean), reached, f"{least}{tokens:,.0f}", f"{least}{cpu:,.0f}")
             said["recipes"].setdefault(recipe, {})[procedure] = {
                 "stated": mean,
                 "steps": [each.steps for each in found],
