@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from inferalign.cli.pages import markdown_table, rewrite
 from inferalign.cli.sandbox_docs import PAGE, dialogues, judge, model_card, read_report, replies, reward, seeds
+from inferalign.core.errors import InputError
 from inferalign.sandbox.situations import SITUATIONS
 
 RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
@@ -93,3 +96,8 @@ def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> 
     made = rewrite(page, {"x": lambda: "new", "y": lambda: "never"})
     assert made == "a\n<!-- begin x -->\nnew\n<!-- end x -->\nb\n"
     assert markdown_table(["h", "k"], [["1", "2"]]) == "| h | k |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_a_part_that_does_not_end_is_refused_and_the_page_stays_whole() -> None:
+    with pytest.raises(InputError, match=r"the part x and does not end it: write `<!-- end x -->`"):
+        rewrite("a\n<!-- begin x -->\nold\nand all the rest\n", {"x": lambda: "new"})

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from inferalign.core.errors import InputError
+
 
 def rewrite(page: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """The page with each of its parts made again; a part that it has no place for is left out."""
+    """The page with each of its parts made again; a part that it has no place for is left out.
+
+    Raises `InputError` for a part that begins and does not end: all of the page after it would be lost.
+    """
     for name, make in parts.items():
         begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
         before, found, rest = page.partition(begin)
         if found:
-            page = f"{before}{begin}{make()}\n{end}{rest.partition(end)[2]}"
+            _, closed, after = rest.partition(end)
+            if not closed:
+                raise InputError(f"the page begins the part {name} and does not end it: write `{end}` behind it")
+            page = f"{before}{begin}{make()}\n{end}{after}"
     return page
 
 
