@@ -144,6 +144,25 @@ def test_another_base_and_damage_are_refused(tmp_path: Path, llama_dir: Path) ->
         read_delta(tmp_path)
 
 
+def test_factors_that_make_no_product_are_refused(tmp_path: Path, llama_dir: Path) -> None:
+    after = trained(llama_dir, tmp_path / "trained", rank=1)
+    delta = tmp_path / "delta"
+    write_delta(llama_dir, after, delta, most_bytes=1_000_000)
+    whole = load_file(delta / TENSORS)
+    up = next(name for name in whole if name.endswith(".up"))
+    down = up.removesuffix(".up") + ".down"
+    misfit = torch.cat([whole[down], whole[down]])
+    for damaged in (
+        {name: each for name, each in whole.items() if name != down},
+        {name: each for name, each in whole.items() if name != up},
+        whole | {down: misfit},
+        whole | {down: whole[down].flatten()},
+    ):
+        save_file(damaged, delta / TENSORS)
+        with pytest.raises(ModelError, match="lacks a factor of"):
+            read_delta(delta)
+
+
 def test_other_tensors_are_no_training_of_the_base(tmp_path: Path, llama_dir: Path, gpt2_dir: Path) -> None:
     with pytest.raises(ModelError, match="other tensors"):
         write_delta(llama_dir, gpt2_dir, tmp_path / "delta", most_bytes=1_000_000)

@@ -122,7 +122,14 @@ def read_delta(folder: Path) -> Delta:
         raise ModelError(f"cannot read {folder / TENSORS}: {error}; copy it again") from error
     with disk_errors(folder, "read"):
         content = hashlib.sha256(card["base"].encode() + (folder / TENSORS).read_bytes()).hexdigest()
-    return Delta(base=card["base"], digest=f"sha256:{content}", tensors=tensors, facts=card["facts"])
+    delta = Delta(base=card["base"], digest=f"sha256:{content}", tensors=tensors, facts=card["facts"])
+    for name in delta.parameters - tensors.keys():
+        up, down = tensors.get(name + UP), tensors.get(name + DOWN)
+        if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise ModelError(
+                f"{folder / TENSORS} lacks a factor of {name!r}, or has two that do not fit: copy it again"
+            )
+    return delta
 
 
 def add_delta(delta: Delta, model: Any, digest: str) -> None:
