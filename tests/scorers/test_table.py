@@ -93,6 +93,7 @@ def test_flips_turn_their_share_of_the_texts_and_always_the_same() -> None:
         ("self-shuffled:x", "takes nothing after a colon"),
         ("oracle:x", "takes nothing after a colon"),
         ("self:", "names no model"),
+        ("reward:", "names no folder"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_refused(text: str, says: str) -> None:

@@ -83,6 +83,8 @@ def build_scorer(
     share = _share(text, argument) if kind.argument == "share" else None
     make = load(kind.maker)
     if kind.argument == "reward":
+        if colon and not argument:
+            raise InputError(f"scorer {text!r} names no folder after its colon: give reward:DIR, or `reward` alone")
         return cast(Scorer, make(_reward_folder(argument), engine, chat, _sandbox_folder("model")))
     if kind.question is None:
         return cast(Scorer, make())
