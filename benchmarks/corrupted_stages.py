@@ -123,9 +123,10 @@ def replies(drawn: Rollouts, model: LoadedModel) -> list[Completion]:
 
 
 def anchors_of(
-    folder: Path, drawn: Sequence[Rollouts], some: Sequence[Prompt], model: LoadedModel, reward: RewardModel, plan: Plan
-) -> AnchorSet:
-    """The rollouts scored by one reward."""
+    folder: Path, drawn: Sequence[Rollouts], some: Sequence[Prompt], model: LoadedModel, reward: RewardModel,
+    plan: Plan, seed: int,
+) -> AnchorSet:  # fmt: skip
+    """The rollouts, which were drawn with `seed`, scored by one reward."""
     if (folder / "anchors.json").is_file():
         return AnchorSet.load(folder)
     verdicts, usage = [], RoleUsage()
@@ -134,7 +135,7 @@ def anchors_of(
             verdicts.append(Scored.of(asyncio.run(reward.score(prompt, replies(each, model), usage))))
             bar.advance(1)
     told = facts(model.engine, model.chat, reward, Sampling(max_new_tokens=plan.tokens))
-    card = AnchorCard(**told, prompts_sha256=prompts_sha256(some), k=plan.anchors, seed=0)
+    card = AnchorCard(**told, prompts_sha256=prompts_sha256(some), k=plan.anchors, seed=seed)
     lengths = np.array([[len(ids) for ids in each.token_ids] for each in drawn], dtype=np.int32)
     scores = Scored.concatenate([row.reshape(1, plan.anchors) for row in verdicts])
     made = AnchorSet.of(card, [prompt.id for prompt in some], scores, lengths)

@@ -213,7 +213,7 @@ def study(root: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
         place = root / f"share-{round(100 * share)}"
         labelled = corrupted(pairs, share, seed=seed, encode=model.chat.encode)
         reward = reward_model(place / "reward", model, labelled, plan, seed)
-        anchors = anchors_of(place / "anchors", drawn, some, model, reward, plan)
+        anchors = anchors_of(place / "anchors", drawn, some, model, reward, plan, seed)
         base = pool_of(root / "base", model, model, reward, tests, plan, seed)
         start = seen_of(root / "base", base, base)
         ends = {}
