@@ -13,26 +13,23 @@ beta from the anchors and held by the KL controller.
     trained     what training did, on held-out prompts: a pool of draws a policy, the corrupted reward as selector of
                 best-of-4, the oracle's quality (blind to the phrase) as judge, against the model it started from
 
-Trained recipes end at KLs of their own. They are laid side by side at the smallest of a share's KLs, each on the chord
-in sqrt(KL) from the base model to where it ended, KL's own noise included in the interval (`at_common_kl`). Intervals
-are over prompts, for these trained models; run other seeds for what training adds. Everything is kept under --out, and
-a repeated command takes up where it stopped. Last stdout line: one JSON object.
+Trained recipes end at KLs of their own and are laid side by side at the smallest of them (`corrupted_statistics`).
+Intervals are over prompts, for these trained models; run other seeds for what training adds. Everything is kept under
+--out, and a repeated command takes up where it stopped. Last stdout line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -47,32 +44,21 @@ from benchmarks.corrupted_stages import (
     replies,
     reward_model,
     rollouts,
-    settings_of,
     trained,
 )
+from benchmarks.corrupted_statistics import compared, on_anchors, seen_of, tilted
 from benchmarks.sandbox_runs import cell, finish
-from inferalign.core.errors import InputError
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.seeds import derive
-from inferalign.core.stats import mean_interval, paired_difference
+from inferalign.core.stats import mean_interval
 from inferalign.core.types import Completion, RoleUsage
-from inferalign.ctrl.beta import beta_of_tilt, reward_kind
-from inferalign.ctrl.reward import AnchorScores, CalibratedReward
-from inferalign.ctrl.reward_kinds import Standardised
 from inferalign.engines.table import LoadedModel, load
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins
 from inferalign.sandbox.reward_fit import RewardSettings
 from inferalign.scorers.reward_model import RewardModel
-from inferalign.theory.procedures import OfN
-from inferalign.winrate.compare import Policy, measure
-from inferalign.winrate.estimators import selection_weights
-from inferalign.winrate.pools import Pool, read_answers
+from inferalign.winrate.pools import read_answers
 from inferalign.winrate.run import POOL
-
-SAMPLE, BEST = OfN("best", 1), OfN("best", 4)
-Floats = NDArray[np.float64]
-ByPrompt = Mapping[str, float]
 
 QUICK = Plan(
     shares=(0.25,),
@@ -86,95 +72,6 @@ QUICK = Plan(
     test_prompts=100,
 )
 """At most 12 minutes of one core."""
-
-
-class Seen(NamedTuple):
-    """One policy on the test prompts: a number a prompt, the mean of its draws or what best-of-4 would choose."""
-
-    kl: ByPrompt
-    metrics: Mapping[str, ByPrompt]
-
-
-class Tilted(NamedTuple):
-    """The exact optimum on the anchors themselves, by prompt [P]."""
-
-    beta: float
-    kl: Floats
-    flags: Mapping[str, Floats]
-
-
-def tilted(anchors: AnchorScores, recipe: str, plan: Plan, flags: Mapping[str, Floats]) -> Tilted:
-    """What the exact optimum does at the KL asked for, on the anchors: its KL and its share of each flag.
-
-    flags: 0 or 1 of every rollout, [P, K]. KL over K rollouts is smaller than over all replies at the same beta, for
-    every recipe alike: this compares recipes, and forecasts none.
-    """
-    kind = reward_kind(settings_of(recipe, plan, 0))
-    rewards = CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores)
-    rows = [row[np.isfinite(row)] for row in rewards]
-    beta = beta_of_tilt(rows, plan.kl, scaled=isinstance(kind, Standardised))
-    a = np.where(np.isfinite(rewards), rewards / beta, -np.inf)
-    a -= a.max(axis=1, keepdims=True)
-    weights = np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
-    logs = np.log(np.where(weights > 0, weights * weights.shape[1], 1.0))
-    shares = {name: (weights * flag).sum(axis=1) for name, flag in flags.items()}
-    return Tilted(beta, (weights * logs).sum(axis=1), shares)
-
-
-def on_anchors(optima: Mapping[str, Tilted]) -> dict[str, Any]:
-    """Each recipe's optimum, and the first one's less each other's, paired by prompts."""
-    first, *others = optima
-    return {
-        "optimum": {
-            recipe: {"beta": one.beta, "kl": float(one.kl.mean()), "kl_sd_over_prompts": float(one.kl.std(ddof=1))}
-            | {name: asdict(mean_interval(row.tolist())) for name, row in one.flags.items()}
-            for recipe, one in optima.items()
-        },
-        f"{first}_less": {
-            other: {
-                name: asdict(mean_interval((row - optima[other].flags[name]).tolist()))
-                for name, row in optima[first].flags.items()
-            }
-            for other in others
-        },
-    }
-
-
-def seen_of(folder: Path, pool: Pool, base: Pool) -> Seen:
-    """Phrase, bad replies and wins of a pool by prompt, for one draw and under best-of-4 with the reward's choice."""
-    answers = read_answers(folder / POOL)
-    texts = {each.id: (each.prompt.text, [c.text for c in each.completions]) for each in answers}
-    said = {i: np.array([has_phrase(t) for t in row], dtype=np.float64) for i, (_, row) in texts.items()}
-    bad = {i: np.array([grade(p, t).bad is not False for t in row], dtype=np.float64) for i, (p, row) in texts.items()}
-    wins = measure(Policy("", None, (pool,)), base, {"sample": SAMPLE, "best-of-4": BEST}).wins
-    chosen = {i: selection_weights(pool.selector[i].keys, BEST) for i in pool.selector}
-    return Seen(
-        kl={i: float(row.mean()) for i, row in pool.log_ratios.items()},
-        metrics={
-            "phrase": {i: float(row.mean()) for i, row in said.items()},
-            "phrase, best-of-4": {i: float(chosen[i] @ row) for i, row in said.items()},
-            "bad": {i: float(row.mean()) for i, row in bad.items()},
-            "bad, best-of-4": {i: float(chosen[i] @ row) for i, row in bad.items()},
-            "win": wins["sample"],
-            "win, best-of-4": wins["best-of-4"],
-        },
-    )
-
-
-def at_common_kl(start: ByPrompt, end: ByPrompt, kls: ByPrompt, kl: float) -> dict[str, float]:
-    """Per prompt, numbers whose mean is the metric at a mean KL of `kl`, and whose spread is that of the estimate.
-
-    The metric's mean goes from that of `start`, at KL 0, to that of `end`, at the mean K of `kls`, along a chord in
-    sqrt(KL): m = S + (E - S) sqrt(kl / K). Its derivatives by S, E and K make one number of each prompt's three (the
-    infinitesimal jackknife, as in `winrate.equal_kl`). Raises `InputError` for a KL that lies outside of (0, K].
-    """
-    shared = sorted(start.keys() & end.keys() & kls.keys())
-    s, e, k = (np.array([of[i] for i in shared]) for of in (start, end, kls))
-    if not 0 < kl <= k.mean() * (1 + 1e-12):
-        raise InputError(f"KL {kl:g} does not lie between 0 and {k.mean():.3f}, where the training ended")
-    share = math.sqrt(kl / k.mean())
-    moved = (e.mean() - s.mean()) * share * (k - k.mean()) / (2 * k.mean())
-    return dict(zip(shared, (s + share * (e - s) - moved).tolist(), strict=True))
 
 
 def premium(reward: RewardModel, folder: Path, model: LoadedModel) -> float:
@@ -235,38 +132,6 @@ def study(root: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
         show(shares[-1])
     base_rates = {name: asdict(mean_interval(flag.mean(axis=1).tolist())) for name, flag in flags.items()}
     return {"rollouts": base_rates, "shares": shares}
-
-
-def compared(start: Seen, ends: Mapping[str, Seen]) -> dict[str, Any]:
-    """The base model, each recipe where it ended and at the common KL, and raw less each other recipe there."""
-    kl = min(_mean(end.kl) for end in ends.values())
-    level = {
-        recipe: {name: at_common_kl(start.metrics[name], row, end.kl, kl) for name, row in end.metrics.items()}
-        for recipe, end in ends.items()
-    }
-    first, *others = ends
-    return {
-        "base": {name: _interval(row) for name, row in start.metrics.items()},
-        "trained": {
-            recipe: {"kl": _interval(end.kl), "kl_sd_over_prompts": float(np.std(list(end.kl.values()), ddof=1))}
-            | {name: _interval(row) for name, row in end.metrics.items()}
-            for recipe, end in ends.items()
-        },
-        "common_kl": kl,
-        "at_common_kl": {r: {name: _interval(row) for name, row in rows.items()} for r, rows in level.items()},
-        f"{first}_less": {
-            other: {name: asdict(paired_difference(row, level[other][name])) for name, row in level[first].items()}
-            for other in others
-        },
-    }
-
-
-def _mean(row: ByPrompt) -> float:
-    return float(np.mean(list(row.values())))
-
-
-def _interval(row: ByPrompt) -> dict[str, Any]:
-    return asdict(mean_interval([row[i] for i in sorted(row)]))
 
 
 def show(found: Mapping[str, Any]) -> None:

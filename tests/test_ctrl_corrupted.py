@@ -23,9 +23,20 @@ from benchmarks.corrupted_pairs import (
     without_phrase,
 )
 from benchmarks.corrupted_stages import Plan
-from benchmarks.ctrl_corrupted import at_common_kl, on_anchors, tilted
+from benchmarks.corrupted_statistics import at_common_kl, on_anchors, tilted
 from inferalign.core.errors import InputError
-from inferalign.core.types import Candidate, Completion, Message, Prompt, Result, Score, StopReason, TokenIds, Usage
+from inferalign.core.types import (
+    Candidate,
+    Completion,
+    Message,
+    Prompt,
+    Result,
+    Score,
+    StopReason,
+    TokenIds,
+    Unscored,
+    Usage,
+)
 from inferalign.ctrl.reward import HeldAnchors
 from inferalign.ctrl.scored import Scored
 from inferalign.sandbox.grammar import render
@@ -202,6 +213,24 @@ def test_the_optimum_on_the_anchors_by_hand() -> None:
     w = brentq(lambda w: w * np.log(4 * w) + (1 - w) * np.log(4 * (1 - w) / 3) - 0.5, 0.3, 0.999)
     assert found.kl.tolist() == pytest.approx([0.5, 0.5])
     assert found.flags["phrase"].tolist() == pytest.approx([w, (1 - w) / 3])
+
+
+def test_a_rollout_that_no_judge_scored_is_not_there() -> None:
+    """Three of the four are left: w log 3w + (1 - w) log(3 (1 - w) / 2) = .5."""
+    scored = Scored.of([Score(0.0), Score(0.0), Unscored("away", blame="judge"), Score(1.0)])
+    found = tilted(
+        HeldAnchors(("p",), scored.reshape(1, 4)), "raw", Plan(kl=0.5), {"phrase": np.array([[0, 0, 1, 1.0]])}
+    )
+    w = brentq(lambda w: w * np.log(3 * w) + (1 - w) * np.log(3 * (1 - w) / 2) - 0.5, 0.4, 0.999)
+    assert found.kl.tolist() == pytest.approx([0.5])
+    assert found.flags["phrase"].tolist() == pytest.approx([w])
+
+
+def test_more_kl_than_the_rollouts_allow_is_refused() -> None:
+    """Of two equal best among four the optimum takes both: log 2 at most."""
+    anchors = HeldAnchors(("p",), Scored.all_scored([[0.0, 0.0, 1.0, 1.0]]))
+    with pytest.raises(InputError, match=r"raw: these rollouts allow a KL of 0\.693 at most"):
+        tilted(anchors, "raw", Plan(kl=0.7), {})
 
 
 def test_the_raw_optimum_spends_its_kl_where_scores_vary() -> None:
