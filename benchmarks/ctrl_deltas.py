@@ -21,8 +21,9 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, tell
-from benchmarks.gain_runs import IN_FLIGHT, Point, opened, point_folder, stretch_for, study
+from benchmarks.gain_runs import IN_FLIGHT, Point, point_folder, stretch_for, study
 from benchmarks.gain_statistics import nearest
+from benchmarks.gain_training import opened
 from benchmarks.sandbox_runs import cell, finish
 from inferalign import api
 from inferalign.cli.tables import show

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification
 
-from benchmarks import ctrl_gain, gain_runs, gain_tables
+from benchmarks import ctrl_gain, gain_runs, gain_tables, gain_training
 from benchmarks.gain_plan import BEST, KL, RECIPES, Plan, charged, cpu_seconds, keep_plan
-from benchmarks.gain_runs import Point, by_selector, read_curve, study, widening
+from benchmarks.gain_runs import Point, study, widening
+from benchmarks.gain_training import by_selector, fitted, read_curve
 from inferalign.core.errors import InputError
 from inferalign.ctrl.scored import Scored
 from inferalign.theory.grid import beta_for_kl, policy, win_rate
@@ -75,7 +76,7 @@ def test_a_study_runs_reports_and_is_taken_up_again(
         assert point.kl != 0
     models = {path: os.stat(path).st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}
     assert len(models) == 2
-    monkeypatch.setattr(gain_runs, "train_ctrl", None)  # nothing is trained again
+    monkeypatch.setattr(gain_training, "train_ctrl", None)  # nothing is trained again
     again = study(tmp_path, plan, 1)[2]
     assert [point.kl for point in again] == [point.kl for point in points]
     told = ctrl_gain.report(tmp_path, plan, base, length, points)
@@ -93,10 +94,10 @@ def test_the_fitted_transform_is_the_optimum_where_the_judge_is_the_selector(
 ) -> None:
     """theory.optimal solves that case without a measured curve: 87.33 % for best-of-4 at KL .5."""
     truth = base_pool(80, 64, 4)
-    monkeypatch.setattr(gain_runs, "judged_anchors", lambda out, plan, anchors: truth)
+    monkeypatch.setattr(gain_training, "judged_anchors", lambda out, plan, anchors: truth)
     rows = np.array([row.keys for row in truth.selector.values()])
     anchors = SimpleNamespace(scores=Scored.all_scored(rows), prompt_ids=tuple(truth.selector))
-    shape, beta = gain_runs.fitted(tmp_path, plan, anchors, plan.settings(RECIPES["fitted-best"], KL, 0))  # type: ignore[arg-type]
+    shape, beta = fitted(tmp_path, plan, anchors, plan.settings(RECIPES["fitted-best"], KL, 0))  # type: ignore[arg-type]
     reached = policy(shape, beta_for_kl(shape, KL, shape.grid), shape.grid)
     best = solve(best_of_n(4), kl=KL)
     assert best.win_rate == pytest.approx(0.8733, abs=1e-4)
@@ -106,9 +107,9 @@ def test_the_fitted_transform_is_the_optimum_where_the_judge_is_the_selector(
 
 def test_a_judge_that_says_nothing_fits_nothing(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     blind = by_judge(base_pool(20, 16, 4), np.zeros(16))
-    monkeypatch.setattr(gain_runs, "judged_anchors", lambda out, plan, anchors: blind)
+    monkeypatch.setattr(gain_training, "judged_anchors", lambda out, plan, anchors: blind)
     with pytest.raises(InputError, match="nothing can be fitted"):
-        gain_runs.fitted(tmp_path, plan, None, plan.settings(RECIPES["fitted-best"], KL, 0))  # type: ignore[arg-type]
+        fitted(tmp_path, plan, None, plan.settings(RECIPES["fitted-best"], KL, 0))  # type: ignore[arg-type]
 
 
 def by_judge(found: Pool, keys: np.ndarray) -> Pool:
