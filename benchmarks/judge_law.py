@@ -41,6 +41,7 @@ from benchmarks.sandbox_runs import (
     judge_rates,
     outcome,
 )
+from inferalign.core.files import read_json
 from inferalign.core.stats import Estimate, paired_proportions, proportion
 from inferalign.reports.figures import Panel, Series, write_figure
 from inferalign.sandbox.recipe import CARD
@@ -66,7 +67,10 @@ def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
         if not (out / CARD).exists():
             command = [sys.executable, "-m", "inferalign.cli.main", "sandbox", "train", "--out", str(out)]
             command += ["--from", str(folder), "--specificity", text, "--steps", str(args.steps)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+                sys.exit("a judge could not be trained; why is said above. Repeat the command to go on")
+        elif (steps := read_json(out / CARD)["recipe"]["steps"]) != args.steps:
+            sys.exit(f"{out} was trained for {steps} steps, not {args.steps}: name another --run, or remove it")
         made[f"knowledge-{text}"] = Judge(kind=KINDS[1], setting=float(text), more=f":{out}")
     for text in filter(None, args.flips.split(",")):
         made[f"flips-{text}"] = Judge(kind=KINDS[2], setting=float(text), more=f"-flipped:{text}")
