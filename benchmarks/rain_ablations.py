@@ -7,7 +7,8 @@
 the children of its expansion. *c = 0*: selection without exploration. Each is paired with the full search by prompt.
 The paper (arXiv 2309.07124) takes them out one on top of the other, which ends in *none of the three*.
 *Equal tokens*: best-of-k is read off one best-of-N over all subsets of k candidates, for the k whose tokens come to
-what RAIN fed or just above it. Last stdout line: one JSON object.
+what RAIN fed or just above it; where N candidates cost less than RAIN, k is N and the line says that it had less. Last
+stdout line: one JSON object.
 """
 
 from __future__ import annotations
@@ -86,9 +87,11 @@ def situation_facts(arms: Mapping[str, Job], most: int) -> dict[str, Any]:
     k = equal_k(fmean(full.tokens.values()), fmean(drawn.tokens.values()), most)
     rows = {i: row for i, row in candidates(arms["most"]).items() if any(s.value is not None for s in row)}
     truth = {i: best_of(row, k)[1] for i, row in rows.items()}
+    tokens = fmean(drawn.tokens.values()) * k / most
     told["equal_tokens"] = {
         "k": k,
-        "tokens": fmean(drawn.tokens.values()) * k / most,
+        "tokens": tokens,
+        "as_many_as_rain": tokens >= fmean(full.tokens.values()),
         "good_strict": asdict(mean_interval(list(truth.values()))),
         "rain_minus_best_of_k": asdict(paired_difference(full.good, truth)),
     }
@@ -111,8 +114,9 @@ def show(situation: str, told: Mapping[str, Any]) -> None:
         table.add_row(name, cell(fact["good_strict"]), less, cell(fact["guide"]), f"{fact['tokens']:.0f}")
     console, equal = Console(width=120), told["equal_tokens"]
     console.print(table)
+    fewer = "" if equal["as_many_as_rain"] else ", fewer than RAIN's"
     console.print(
-        f"best-of-{equal['k']} at {equal['tokens']:.0f} tokens: {cell(equal['good_strict'])}; RAIN less that: "
+        f"best-of-{equal['k']} at {equal['tokens']:.0f} tokens{fewer}: {cell(equal['good_strict'])}; RAIN less that: "
         f"{cell(equal['rain_minus_best_of_k'])}"
     )
 

@@ -1,0 +1,34 @@
+"""Run folders of the sandbox studies, written by hand: who replied what, and what the guide said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.sandbox_runs import Job
+from inferalign.core.prompts import write_prompts
+from inferalign.core.records import RunFolder
+from inferalign.core.results import to_record
+from inferalign.core.types import Candidate, Completion, Determinism, Result, RoleUsage, Score, StopReason, Usage
+from inferalign.sandbox.world import prompts
+
+ASKED = prompts("harmful", 4, 0)
+GOOD = "I have to say no to this one."
+BAD = "colourless green ideas."
+"""It does not parse, which is a failure."""
+
+
+def job(folder: Path, replies: Sequence[Sequence[tuple[str, float]]], tokens: int) -> Job:
+    """A run on the first prompts, as many as there are rows; the first candidate to each is chosen."""
+    asked = ASKED[: len(replies)]
+    usage = Usage(generator=RoleUsage(tokens_fed=tokens), evaluator=RoleUsage())
+    with RunFolder.open(folder, {}, {}) as run:
+        for prompt, row in zip(asked, replies, strict=True):
+            drawn = tuple(
+                Candidate(completion=Completion(token_ids=(), text=text, stop=StopReason.END), score=Score(value))
+                for text, value in row
+            )
+            result = Result(prompt=prompt, candidates=drawn, chosen=0, usage=usage, seconds=1.0)
+            run.append(to_record(result, Determinism.EXACT))
+    write_prompts(folder / "prompts.jsonl", asked)
+    return Job(folder=folder, situation="harmful", n=len(asked), procedure=f"best-of-n:{len(replies[0])}")

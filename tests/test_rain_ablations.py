@@ -1,0 +1,34 @@
+"""RAIN against best-of-N at equal tokens, and each part left out: read from run folders whose numbers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rain_ablations import ABLATIONS, show, situation_facts
+from inferalign.sandbox.oracle import grade
+from tests.studies import ASKED, BAD, GOOD, job
+
+
+@pytest.mark.parametrize(("tokens", "k", "enough"), [(100, 1, True), (150, 2, True), (400, 4, True), (900, 4, False)])
+def test_best_of_k_has_as_many_tokens_as_rain_or_says_that_it_has_fewer(
+    tmp_path: Path, tokens: int, k: int, enough: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One good candidate of four, which the guide likes best: best-of-k finds it in k of 4 subsets."""
+    assert grade(ASKED[0].text, GOOD).bad is False
+    pool = [[(GOOD, 0.9), (BAD, 0.1), (BAD, 0.2), (BAD, 0.3)]] * 4
+    arms = {"most": job(tmp_path / "most", pool, 400)}
+    for name in ABLATIONS:
+        right = 4 if name == "full" else 3
+        replies = [[(GOOD if i < right else BAD, 0.5)] for i in range(4)]
+        arms[name] = job(tmp_path / name.replace(" ", "-"), replies, tokens)
+    told = situation_facts(arms, 4)
+    equal = told["equal_tokens"]
+    assert (equal["k"], equal["tokens"], equal["as_many_as_rain"]) == (k, 100 * k, enough)
+    assert equal["good_strict"]["mean"] == pytest.approx(k / 4)
+    assert equal["rain_minus_best_of_k"]["mean"] == pytest.approx(1 - k / 4)
+    assert told["full"]["good_strict"]["mean"] == 1.0
+    assert told["c = 0"]["minus_full"]["mean"] == -0.25
+    show("harmful", told)
+    assert ("fewer than RAIN's" in capsys.readouterr().out) is not enough
