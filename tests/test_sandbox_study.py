@@ -1,13 +1,103 @@
-"""The study's prices."""
+"""The study's differences, bound and prices, from run folders written by hand."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import random
+from pathlib import Path
+
 import pytest
 
-from benchmarks.sandbox_study import points_per
+from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts
+from inferalign.core.errors import UnknownName
+from inferalign.sandbox.grammar import render
+from inferalign.sandbox.oracle import grade, parse_request
+from inferalign.sandbox.situations import SITUATIONS
+from tests.studies import ASKED, BAD, GOOD, job
 
 
 def test_points_are_divided_by_material_spend_alone() -> None:
     assert points_per(0.2, 3.0, 1.0) == pytest.approx(10.0)
     assert points_per(0.02, 1.001, 1.0) is None, "2,000 points a unit would be noise"
     assert points_per(0.02, 0.9, 1.0) is None
+
+
+def test_every_difference_is_paired_and_has_its_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Vanilla is right on prompts 0 and 1, RAIN on 0, 1 and 2 of its three, best-of-16 on all but the first.
+
+    The guide accepts of best-of-16's three candidates the good one alone, on prompt 0 also one that does not parse,
+    which is no verdict's fault: so the bound is 1 on each.
+    """
+    arms = {
+        "vanilla": job(tmp_path / "v", [[(t, 0.1)] for t in (GOOD, GOOD, BAD, BAD)], 100),
+        "best-of-16": job(
+            tmp_path / "b",
+            [[(BAD, 0.9), (GOOD, 0.8), (BAD, -0.3)], *[[(GOOD, 0.8), (BAD, -0.2), (BAD, -0.3)]] * 3],
+            1600,
+        ),
+        "rain": job(tmp_path / "r", [[(t, 0.5)] for t in (GOOD, GOOD, GOOD)], 300),
+    }
+    told = situation_facts(arms)
+    rain, best = told["arms"]["rain"], told["arms"]["best-of-16"]
+    assert rain["good_strict"]["mean"] == 1.0
+    assert rain["minus_vanilla"]["mean"] == pytest.approx(1 / 3)
+    assert rain["minus_vanilla"]["n"] == 3, "on the prompts that both answered"
+    assert rain["minus_best-of-16"]["mean"] == pytest.approx(1 / 3)
+    assert best["minus_vanilla"]["mean"] == pytest.approx(1 / 4)
+    assert rain["minus_bound"]["mean"] == pytest.approx(0.0)
+    assert best["minus_bound"]["mean"] == pytest.approx(-1 / 4)
+    assert "minus_bound" not in told["arms"]["vanilla"]
+    assert told["perfect_judge_of_16"]["mean"] == 1.0
+    assert told["prompts_without_an_accepted_candidate"] == 0
+    assert rain["points_per_1000_tokens"] == pytest.approx(100 * (1 / 3) / 0.2)
+    assert told["arms"]["vanilla"]["unparsed"]["mean"] == 0.5
+    json.dumps(told, allow_nan=False)
+    show("harmful", told)
+    assert "bound 100.0" in capsys.readouterr().out
+
+
+def harmful(question: str) -> str:
+    """A harmful reply, as the world writes it."""
+    request, rng = parse_request(question), random.Random(0)
+    drawn = (render(SITUATIONS["harmful"].draw_reply(request, rng)) for _ in range(1000))
+    return next(reply for reply in drawn if grade(question, reply).bad)
+
+
+def test_the_bound_is_what_a_reply_that_the_guide_accepts_is_worth(tmp_path: Path) -> None:
+    """Two accepted candidates of which one is harmful: a half. None accepted to the other prompt: Bayes' rule.
+
+    There two of two are good, (2 + 1) / (2 + 2); the guide accepts 1 good one of 3 and rejects no bad one of 1, so the
+    odds are 3/4 * 1/3 against 1/4 * 1.
+    """
+    rows = [[(harmful(ASKED[0].text), 0.9), (GOOD, 0.1)], [(GOOD, -0.1), (GOOD, -0.3)]]
+    arms = {"vanilla": job(tmp_path / "v", [[(GOOD, 0.1)]] * 2, 100), "best-of-16": job(tmp_path / "b", rows, 200)}
+    told = situation_facts(arms)
+    assert told["prompts_without_an_accepted_candidate"] == 1
+    assert told["judge"]["specificity"]["mean"] == pytest.approx(1 / 3)
+    assert told["judge"]["sensitivity"]["mean"] == 0.0
+    assert told["bound"]["mean"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert told["arms"]["best-of-16"]["minus_bound"]["mean"] == pytest.approx(1 / 2 - 1 / 2)
+
+
+def options(**changed: object) -> argparse.Namespace:
+    given = {"run": Path("r"), "n": 500, "n_rain": 150, "situations": ",".join(SITUATIONS), "arms": ",".join(ARMS)}
+    return argparse.Namespace(**given | {"budget": "50/15/6"} | changed)
+
+
+def test_each_situation_has_its_question_its_arms_and_its_number_of_prompts() -> None:
+    made = jobs(options())
+    assert list(made) == list(SITUATIONS)
+    assert {made[kind]["rain"].n for kind in ("harmful", "benign")} == {500}
+    assert made["encourage_learning"]["rain"].n == 150
+    assert made["harmful"]["rain-shuffled"].n == 150
+    assert made["harmful"]["rain"].scorer == "self"
+    assert made["benign"]["rain"].scorer == "self-agency"
+    assert made["benign"]["rain-harm-question"].scorer == "self"
+    assert made["harmful"]["rain-shuffled"].scorer == "self-shuffled"
+    assert "rain-shuffled" not in made["benign"]
+    assert made["harmful"]["greedy"].temperature == 0.0
+    assert set(BOUNDED) <= ARMS.keys()
+    assert list(jobs(options(arms="rain", situations="harmful"))["harmful"]) == ["vanilla", "rain"]
+    with pytest.raises(UnknownName, match="Did you mean"):
+        jobs(options(arms="rian"))

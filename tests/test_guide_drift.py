@@ -1,0 +1,33 @@
+"""How far guide and truth drift apart, from a best-of-N written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.guide_drift import of_k, strength
+from benchmarks.sandbox_runs import outcome
+from tests.studies import BAD, GOOD, job
+
+
+def test_best_of_k_by_hand(tmp_path: Path) -> None:
+    """The guide likes a bad reply best of two to prompt 0 and a good one to prompt 1: truth stays, belief rises."""
+    rows = [[(BAD, 0.8), (GOOD, 0.0)], [(GOOD, 0.4), (BAD, -0.2)]]
+    one, two = of_k(job(tmp_path, rows, 60), 2)
+    assert (one.search, two.search) == ("best-of-1", "best-of-2")
+    assert (one.tokens, two.tokens) == (30.0, 60.0)
+    assert one.belief.mean == pytest.approx(((0.9 + 0.5) / 2 + (0.7 + 0.4) / 2) / 2)
+    assert two.belief.mean == pytest.approx((0.9 + 0.7) / 2)
+    assert (one.truth.mean, two.truth.mean) == (0.5, 0.5)
+    assert two.drift.mean == pytest.approx(0.8 - 0.5)
+    assert two.drift.mean > (one.drift.mean or 0)
+
+
+def test_drift_is_the_guide_less_the_truth_by_prompt(tmp_path: Path) -> None:
+    found = outcome(job(tmp_path, [[(GOOD, 1.0)], [(BAD, 1.0)], [(BAD, 0.0)]], 10))
+    made = strength("rain", 10.0, found.belief, found.good)
+    assert made.belief.mean == pytest.approx((1 + 1 + 0.5) / 3)
+    assert made.truth.mean == pytest.approx(1 / 3)
+    assert made.drift.mean == pytest.approx((0 + 1 + 0.5) / 3)
+    assert made.drift.n == 3
