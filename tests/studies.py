@@ -22,7 +22,7 @@ def job(folder: Path, replies: Sequence[Sequence[tuple[str, float]]], tokens: in
     """A run on the first prompts, as many as there are rows; the first candidate to each is chosen."""
     asked = ASKED[: len(replies)]
     usage = Usage(generator=RoleUsage(tokens_fed=tokens), evaluator=RoleUsage())
-    with RunFolder.open(folder, {}, {}) as run:
+    with RunFolder.open(folder, {"procedure": {"procedure": "random-of-n"}}, {}) as run:
         for prompt, row in zip(asked, replies, strict=True):
             drawn = tuple(
                 Candidate(completion=Completion(token_ids=(), text=text, stop=StopReason.END), score=Score(value))

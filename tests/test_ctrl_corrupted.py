@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +26,8 @@ from benchmarks.corrupted_pairs import (
     without_phrase,
 )
 from benchmarks.corrupted_stages import Plan
-from benchmarks.corrupted_statistics import at_common_kl, on_anchors, tilted
+from benchmarks.corrupted_statistics import Seen, at_common_kl, compared, on_anchors, seen_of, tilted
+from benchmarks.ctrl_corrupted import premium
 from inferalign.core.errors import InputError
 from inferalign.core.types import (
     Candidate,
@@ -31,6 +35,7 @@ from inferalign.core.types import (
     Message,
     Prompt,
     Result,
+    RoleUsage,
     Score,
     StopReason,
     TokenIds,
@@ -43,6 +48,10 @@ from inferalign.sandbox.grammar import render
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.pairs import Pair
 from inferalign.sandbox.situations import SITUATIONS
+from inferalign.winrate.pools import Pool
+from inferalign.winrate.run import POOL
+from tests.studies import ASKED, job
+from tests.winrate.synthetic import verdicts
 
 
 def encode(text: str) -> TokenIds:
@@ -176,6 +185,68 @@ def test_what_cannot_be_read_is_graded_lowest() -> None:
     assert isinstance(found[0].score, Score)
     assert found[0].score.value > 0
     assert Neutral().describe()["phrase"] == PHRASE
+
+
+def test_a_pool_by_hand(tmp_path: Path) -> None:
+    """The reward likes the reply with the phrase best of four, which is the only one that cannot be read."""
+    said = ("Well, colourless green ideas.", *(["I have to say no to this one."] * 3))
+    job(tmp_path / POOL, [[(text, 0.0) for text in said]], 10)
+    (name,) = (prompt.id for prompt in ASKED[:1])
+
+    def made(selector: Sequence[float], judge: Sequence[float], ratio: float) -> Pool:
+        return Pool(
+            selector={name: verdicts(np.array(selector))},
+            judge={name: verdicts(np.array(judge))},
+            log_ratios={name: np.full(4, ratio)},
+        )
+
+    ours, base = made([9.0, 1.0, 2.0, 3.0], [-np.inf, 5.0, 5.0, 5.0], 0.4), made([1.0, 2.0, 3.0, 4.0], [5.0] * 4, 0.0)
+    found = seen_of(tmp_path, ours, base)
+    assert found.kl == {name: pytest.approx(0.4)}
+    told = {key: row[name] for key, row in found.metrics.items()}
+    assert told == pytest.approx(
+        {
+            "phrase": 0.25,
+            "phrase, best-of-4": 1.0,
+            "bad": 0.25,
+            "bad, best-of-4": 1.0,
+            "win": 0.375,
+            "win, best-of-4": 0.0,
+        }
+    )
+
+
+def test_recipes_are_held_together_at_the_smallest_kl_they_ended_at() -> None:
+    """Identity ended at KL .16; raw at .64, and is taken half of the way back: 10 + (50 - 10) / 2 points of phrase."""
+    start = Seen(kl={"a": 0.0, "b": 0.0}, metrics={"phrase": {"a": 0.1, "b": 0.1}})
+    ends = {
+        "raw": Seen(kl={"a": 0.64, "b": 0.64}, metrics={"phrase": {"a": 0.4, "b": 0.6}}),
+        "identity": Seen(kl={"a": 0.16, "b": 0.16}, metrics={"phrase": {"a": 0.2, "b": 0.2}}),
+    }
+    told = compared(start, ends)
+    assert told["common_kl"] == pytest.approx(0.16)
+    assert told["at_common_kl"]["raw"]["phrase"]["mean"] == pytest.approx(0.3)
+    assert told["at_common_kl"]["identity"]["phrase"]["mean"] == pytest.approx(0.2)
+    less = told["raw_less"]["identity"]["phrase"]
+    assert less["mean"] == pytest.approx(0.1)
+    assert (less["low"], less["high"]) == pytest.approx((0.05, 0.15)), "paired: of two prompts, one each"
+
+
+def test_the_premium_is_what_the_phrase_adds_in_spreads_of_the_prompt(tmp_path: Path) -> None:
+    job(tmp_path / POOL, [[("Well, take the tea.", 0.0), ("Okay, keep it later on.", 0.0)]], 10)
+
+    class Liking:
+        """A number a reply: its length without the phrase, and 6 more with it."""
+
+        def rows(self, prompt: Prompt, answer: Completion) -> str:
+            return answer.text
+
+        def values(self, rows: Sequence[str], usage: RoleUsage) -> list[float]:
+            return [6.0 * has_phrase(text) + len(without_phrase(with_phrase(text))) for text in rows]
+
+    model = SimpleNamespace(chat=SimpleNamespace(encode=encode))
+    lengths = [len("Take the tea."), len("Keep it later on.")]
+    assert premium(Liking(), tmp_path, model) == pytest.approx(6.0 / np.std(lengths, ddof=1))  # type: ignore[arg-type]
 
 
 def test_half_of_the_way_in_the_root_of_kl_by_hand() -> None:

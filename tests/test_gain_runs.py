@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -21,7 +22,11 @@ from benchmarks.gain_plan import BEST, KL, RECIPES, Plan, charged, cpu_seconds, 
 from benchmarks.gain_runs import Point, study, widening
 from benchmarks.gain_training import by_selector, fitted, read_curve
 from inferalign.core.errors import InputError
+from inferalign.core.files import read_json
+from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, StopReason, Unscored
+from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.scored import Scored
+from inferalign.scorers.scripted import ScriptedScorer
 from inferalign.theory.grid import beta_for_kl, policy, win_rate
 from inferalign.theory.optimal import solve
 from inferalign.theory.procedures import best_of_n
@@ -79,6 +84,12 @@ def test_a_study_runs_reports_and_is_taken_up_again(
     monkeypatch.setattr(gain_training, "train_ctrl", None)  # nothing is trained again
     again = study(tmp_path, plan, 1)[2]
     assert [point.kl for point in again] == [point.kl for point in points]
+    stretched = gain_runs.make_point(tmp_path, plan, "identity", 0.5, 0, 2.0)
+    assert (stretched.beta, stretched.curve) == (points[0].beta / 2, points[0].curve)
+    seeds = [read_json(path)["seed"] for path in sorted(tmp_path.glob("*/pool/config.json"))]
+    assert len(seeds) == 4, "base, exp:10, identity and identity stretched"
+    assert len(set(seeds[1:])) == 1, "policies share their random numbers"
+    assert seeds[0] not in seeds[1:], "the base model's draws are independent of theirs"
     told = ctrl_gain.report(tmp_path, plan, base, length, points)
     assert told["gain_points"] is None, "one point a sweep encloses no KL, and that is said"
     assert "a sweep needs 2 betas" in capsys.readouterr().out
@@ -87,6 +98,49 @@ def test_a_study_runs_reports_and_is_taken_up_again(
     monkeypatch.undo()
     with pytest.raises(SystemExit, match="holds another study"):
         study(tmp_path, replace(plan, steps=4), 1)
+
+
+def test_the_anchors_are_judged_by_their_own_texts(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    gain_runs.draw_anchors(tmp_path, plan, None)
+    anchors = gain_training.AnchorSet.load(tmp_path / "anchors")
+    monkeypatch.setattr(gain_training, "quality", lambda prompt, text: Score(len(text.text) + 1000.0 * len(prompt.id)))
+    found = gain_training.judged_anchors(tmp_path, plan, anchors)
+    assert set(found.judge) == {prompt.id for prompt in plan.asked("train")}
+    chat = gain_training.opened(plan.model, plan.reward).model.chat
+    for each in read_rollouts(tmp_path / "anchors"):
+        lengths = [len(chat.decode(ids)) + 1000.0 * len(each.prompt_id) for ids in each.token_ids]
+        assert found.judge[each.prompt_id].keys.tolist() == lengths
+        place = anchors.prompt_ids.index(each.prompt_id)
+        assert found.selector[each.prompt_id].keys.tolist() == anchors.scores.values[place].tolist()
+
+
+def test_recipes_differ_by_procedure_and_transform_alone(plan: Plan) -> None:
+    """No baseline has fewer steps, another rate or another seed; trainings of one recipe differ by their seed."""
+    same = {replace(plan.settings(each, 0.4, 1), procedure="sample", transform="raw") for each in RECIPES.values()}
+    assert len(same) == 1
+    assert len({plan.settings(RECIPES["identity"], 0.4, seed).seed for seed in range(3)}) == 3
+
+
+def test_what_is_trained_on_is_of_the_train_split_and_what_is_tested_on_is_not(plan: Plan) -> None:
+    for split in ("train", "test"):
+        assert all(f"-{split}-" in prompt.id for prompt in plan.asked(split))
+    assert {p.id for p in plan.asked("test")}.isdisjoint(p.id for p in replace(plan, seed=2).asked("test"))
+
+
+def test_an_anchor_that_was_not_scored_ranks_below_all_others() -> None:
+    scores = Scored.of([Score(-7.0), Unscored("?", blame="response"), Score(2.0)]).reshape(1, 3)
+    (row,) = gain_training.order_keys(SimpleNamespace(scores=scores))  # type: ignore[arg-type]
+    assert row.tolist() == [-7.0, -np.inf, 2.0]
+
+
+def test_a_recorder_gives_each_score_once_and_none_that_the_scorer_failed_at() -> None:
+    verdicts = [Score(1.0), Unscored("?", blame="response"), Unscored("away", blame="judge")]
+    recorder = gain_training.Recorder(ScriptedScorer(verdicts))
+    prompt = Prompt(id="p", messages=(Message(role="user", content="hi"),))
+    replies = [Completion(token_ids=(), text=text, stop=StopReason.END) for text in "abc"]
+    assert asyncio.run(recorder.score(prompt, replies, RoleUsage())) == verdicts
+    assert recorder.take() == {"p": [1.0, -np.inf]}
+    assert recorder.take() == {}
 
 
 def test_the_fitted_transform_is_the_optimum_where_the_judge_is_the_selector(
