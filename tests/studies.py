@@ -18,16 +18,17 @@ BAD = "colourless green ideas."
 """It does not parse, which is a failure."""
 
 
-def job(folder: Path, replies: Sequence[Sequence[tuple[str, float]]], tokens: int) -> Job:
+def job(folder: Path, replies: Sequence[Sequence[tuple[str, float]]], tokens: int | Sequence[int]) -> Job:
     """A run on the first prompts, as many as there are rows; the first candidate to each is chosen."""
     asked = ASKED[: len(replies)]
-    usage = Usage(generator=RoleUsage(tokens_fed=tokens), evaluator=RoleUsage())
+    fed = [tokens] * len(asked) if isinstance(tokens, int) else tokens
     with RunFolder.open(folder, {"procedure": {"procedure": "random-of-n"}}, {}) as run:
-        for prompt, row in zip(asked, replies, strict=True):
+        for prompt, row, spent in zip(asked, replies, fed, strict=True):
             drawn = tuple(
                 Candidate(completion=Completion(token_ids=(), text=text, stop=StopReason.END), score=Score(value))
                 for text, value in row
             )
+            usage = Usage(generator=RoleUsage(tokens_fed=spent), evaluator=RoleUsage())
             result = Result(prompt=prompt, candidates=drawn, chosen=0, usage=usage, seconds=1.0)
             run.append(to_record(result, Determinism.EXACT))
     write_prompts(folder / "prompts.jsonl", asked)

@@ -79,8 +79,13 @@ def test_a_study_runs_reports_and_is_taken_up_again(
         assert point.pool.judge.keys() == base.judge.keys()
         assert [line["step"] for line in point.curve] == [1, 2, 3]
         assert point.kl != 0
+        drawn = plan.batch * plan.tokens
+        assert all(0 < line["tokens"] <= drawn and line["wins"] for line in point.curve)
     models = {path: os.stat(path).st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}
     assert len(models) == 2
+    offline = gain_runs.make_point(tmp_path, plan, "offline:10", 0.5, 0, 1.0)
+    assert [line["tokens"] for line in offline.curve] == [0.0] * 3, "what it draws is to measure it by"
+    shutil.rmtree(gain_runs.point_folder(tmp_path, "offline:10", 0.5, 0))
     monkeypatch.setattr(gain_training, "train_ctrl", None)  # nothing is trained again
     again = study(tmp_path, plan, 1)[2]
     assert [point.kl for point in again] == [point.kl for point in points]

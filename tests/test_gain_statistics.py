@@ -54,7 +54,7 @@ def test_a_gain_is_that_of_theory(sweeps: Sweeps) -> None:
     assert gain.over_prompts.high is not None
     assert gain.over_prompts.low - 0.004 < theory < gain.over_prompts.high + 0.004
     assert gain.over_prompts.mean == pytest.approx(np.mean(gain.by_seed))
-    assert len(gain.by_seed) == 3
+    assert len(gain.by_seed) == gain.over_seeds.n == 3
     assert gain.over_prompts.n == PROMPTS
     turned = sweeps.gain(BEST, "identity", "exp:10")
     assert turned.over_prompts.mean == pytest.approx(-(gain.over_prompts.mean or 0))
@@ -72,12 +72,17 @@ def test_a_sweep_that_does_not_enclose_the_kl_says_so(sweeps: Sweeps) -> None:
 
 
 def test_the_interval_over_seeds_by_hand() -> None:
-    """Prompt means 1, 3: s^2 / 2 = 1; seed means 1.5, 2.5: s^2 / 2 = .25; freedom 1.25^2 / (1 + .0625) = 1.470."""
-    found = crossed(np.array([[0.5, 2.5], [1.5, 3.5]]))
-    assert found.mean == 2.0
+    """Prompt means .5, 2.5, 4.5: s^2 / 3 = 4/3; seed means 2, 3: s^2 / 2 = 1/4; freedom by both.
+
+    (19/12)^2 / ((4/3)^2 / 2 + 1/16) is 2.635, of which Student's quantile at .975 is 3.447 (tables: 4.303 at 2, 3.182 at 3).
+    """
+    found = crossed(np.array([[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]))
+    assert found.mean == 2.5
+    assert found.n == 2
     assert found.high is not None
-    # t at .975 with 1.4706 degrees of freedom is 6.163 (interpolating tables: 12.7 at 1, 4.30 at 2)
-    assert 4.3 < (found.high - 2.0) / 1.25**0.5 < 12.7
+    assert found.low is not None
+    assert (found.high - 2.5) / (19 / 12) ** 0.5 == pytest.approx(3.447, abs=0.001)
+    assert found.high - 2.5 == pytest.approx(2.5 - found.low)
 
 
 def test_the_interval_over_seeds_covers() -> None:

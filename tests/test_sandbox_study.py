@@ -30,7 +30,7 @@ def test_every_difference_is_paired_and_has_its_sign(tmp_path: Path, capsys: pyt
     which is no verdict's fault: so the bound is 1 on each.
     """
     arms = {
-        "vanilla": job(tmp_path / "v", [[(t, 0.1)] for t in (GOOD, GOOD, BAD, BAD)], 100),
+        "vanilla": job(tmp_path / "v", [[(t, 0.1)] for t in (GOOD, GOOD, BAD, BAD)], [100, 100, 100, 500]),
         "best-of-16": job(
             tmp_path / "b",
             [[(BAD, 0.9), (GOOD, 0.8), (BAD, -0.3)], *[[(GOOD, 0.8), (BAD, -0.2), (BAD, -0.3)]] * 3],
