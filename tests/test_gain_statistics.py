@@ -74,7 +74,7 @@ def test_a_sweep_that_does_not_enclose_the_kl_says_so(sweeps: Sweeps) -> None:
 def test_the_interval_over_seeds_by_hand() -> None:
     """Prompt means .5, 2.5, 4.5: s^2 / 3 = 4/3; seed means 2, 3: s^2 / 2 = 1/4; freedom by both.
 
-    (19/12)^2 / ((4/3)^2 / 2 + 1/16) is 2.635, of which Student's quantile at .975 is 3.447 (tables: 4.303 at 2, 3.182 at 3).
+    (19/12)^2 / ((4/3)^2 / 2 + 1/16) is 2.635, of which Student's quantile at .975 is 3.447 (4.303 at 2, 3.182 at 3).
     """
     found = crossed(np.array([[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]))
     assert found.mean == 2.5
