@@ -71,7 +71,7 @@ class TrainOptions:
     steps: int | None = None
     """Optimiser steps, over which the learning-rate schedule is spread; none takes those of the shipped weights."""
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """A sandbox model to go on from, as a judge that knows less (400 steps unless told otherwise)."""
+    """The sandbox model to go on from (a directory, or `sandbox`), as a judge that knows less; 400 steps by default."""
     specificity: float | None = None
     """The share of good replies that the judge's teacher does not suspect; it goes with --from."""
 
@@ -174,6 +174,7 @@ def train(options: TrainOptions) -> None:
     from inferalign.core.errors import InputError, RunError
     from inferalign.core.files import disk_errors
     from inferalign.core.lookup import load
+    from inferalign.engines.table import SANDBOX, shipped_model
 
     if options.steps is not None and options.steps < 1:
         raise InputError(f"steps is {options.steps}: expected at least 1, or leave --steps out")
@@ -182,11 +183,12 @@ def train(options: TrainOptions) -> None:
     unwritable = load("safetensors:SafetensorError")
     quiet = load("inferalign.engines.weights:quiet")
     chosen = {"seed": options.seed} | ({} if options.steps is None else {"steps": options.steps})
-    if options.start is None:
+    start = shipped_model() if str(options.start) == SANDBOX else options.start
+    if start is None:
         recipe = load("inferalign.sandbox.recipe:Recipe")(**chosen)
     else:
         weaker = load("inferalign.sandbox.weak:weaker")
-        recipe = weaker(options.start, specificity=options.specificity, **chosen)
+        recipe = weaker(start, specificity=options.specificity, **chosen)
     with Bar("train", recipe.steps) as bar, quiet():
 
         def on_step(step: int, facts: dict[str, float]) -> None:
@@ -195,9 +197,7 @@ def train(options: TrainOptions) -> None:
 
         try:
             with disk_errors(options.out, "train into"):
-                made = load("inferalign.sandbox.recipe:train")(
-                    options.out, recipe, start=options.start, on_step=on_step
-                )
+                made = load("inferalign.sandbox.recipe:train")(options.out, recipe, start=start, on_step=on_step)
         except unwritable as error:
             raise RunError(
                 f"cannot keep the weights in {options.out}: {error}. Free some space, or remove a damaged "

@@ -35,7 +35,7 @@ def pairs(
         inferalign sandbox sample --kind harmful --n 500 --split train --out asked.jsonl
         inferalign generate --model sandbox --procedure random-of-n:4 --prompts asked.jsonl --run runs/drawn
         inferalign sandbox pairs runs/drawn --out pairs.jsonl
-        inferalign sandbox train-reward --base DIR --pairs pairs.jsonl --out my-reward
+        inferalign sandbox train-reward --base sandbox --pairs pairs.jsonl --out my-reward
     """
     from inferalign.cli.tables import emit
     from inferalign.sandbox.graded_runs import graded_candidates

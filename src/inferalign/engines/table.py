@@ -51,6 +51,17 @@ def is_sandbox(model: str) -> bool:
     return model.partition(":")[0] == SANDBOX or (Path(model) / "sandbox.json").is_file()
 
 
+def shipped_model() -> Path:
+    """The folder of the sandbox's own model. Raises `ModelError` when its weights are not there."""
+    folder = _sandbox("model")
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the sandbox model's weights are not in {folder}: train them with "
+            "`inferalign sandbox train --out DIR` and name DIR as the model"
+        )
+    return folder
+
+
 def shipped_deltas() -> list[str]:
     """The names that may follow `sandbox:`."""
     return sorted(path.parent.name for path in _sandbox(DELTAS).glob("*/delta.json"))
@@ -62,12 +73,7 @@ def load(model: str, options: ModelOptions) -> LoadedModel:
     if name != SANDBOX:
         loaded: LoadedModel = load_object(LOCAL)(model, options)
         return loaded
-    folder = _sandbox("model")
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(
-            f"the sandbox model's weights are not in {folder}: train them with "
-            "`inferalign sandbox train --out DIR` and name DIR as the model"
-        )
+    folder = shipped_model()
     if not colon:
         loaded = load_object(LOCAL)(str(folder), options)
         return loaded
