@@ -72,6 +72,21 @@ def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None
         recipe.train(tmp_path, replace(short, seed=1))
 
 
+def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its presence says that the model is finished: half of one would lock the folder for good."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    short = replace(TINY, steps=2, checkpoint_every=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(RunError, match="disk is full"):
+            recipe.train(tmp_path, short)
+    assert not (tmp_path / recipe.CARD).exists()
+    assert (recipe.train(tmp_path, short) / recipe.CARD).is_file()
+
+
 def test_a_grown_model_is_the_same_function_and_can_learn() -> None:
     tokenizer = recipe.train_tokenizer(TINY)
     shallow = recipe.new_model(TINY, tokenizer, TINY.first_layers)

@@ -178,6 +178,8 @@ def train(options: TrainOptions) -> None:
 
     if options.steps is not None and options.steps < 1:
         raise InputError(f"steps is {options.steps}: expected at least 1, or leave --steps out")
+    if not 0 <= options.seed < 2**63:  # what torch's generators take
+        raise InputError(f"seed is {options.seed}: give one from 0 to 2^63 - 1")
     if (options.start is None) != (options.specificity is None):
         raise InputError("--from DIR and --specificity 0.3 go together: give both, or neither to train from scratch")
     unwritable = load("safetensors:SafetensorError")

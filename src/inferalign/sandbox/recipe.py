@@ -7,7 +7,6 @@ Checkpoints are safetensors only (weights, optimiser moments) with a JSON card b
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import random
 import time
@@ -21,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inferalign.core.errors import RunError
+from inferalign.core.files import write_json_atomic
 from inferalign.core.seeds import derive
 from inferalign.engines.checkpoint import load_state, save_state, saved_step
 from inferalign.engines.weights import weights_digest
@@ -335,5 +335,5 @@ def _export(
     tokenizer.save_pretrained(out)
     made = {"version": MODEL_VERSION} if start is None else {"version": "weakened", "start": start}
     card = made | {"world": WORLD_VERSION, "recipe": asdict(recipe)}
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    write_json_atomic(out / CARD, card)
     return out
