@@ -38,9 +38,15 @@ def pairs(
         inferalign sandbox train-reward --base sandbox --pairs pairs.jsonl --out my-reward
     """
     from inferalign.cli.tables import emit
+    from inferalign.core.errors import InputError
     from inferalign.sandbox.graded_runs import graded_candidates
     from inferalign.sandbox.pairs import make_pairs, write_pairs
 
     made = make_pairs(graded_candidates(run), per_prompt=options.per_prompt, seed=options.seed)
+    if not made.pairs:
+        raise InputError(
+            f"{run} gives no pairs ({made.ties} ties): expected a run with several different candidates a prompt, such "
+            "as one of `inferalign generate --procedure random-of-n:4`"
+        )
     write_pairs(options.out, made.pairs)
     emit({"pairs": len(made.pairs), "ties": made.ties, "ungraded": made.ungraded, "out": str(options.out)})
