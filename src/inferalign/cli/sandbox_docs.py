@@ -16,6 +16,7 @@ from typing import Any
 
 from inferalign.cli.pages import markdown_table, rewrite
 from inferalign.core.seeds import derive
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.situations import SITUATIONS
@@ -23,7 +24,6 @@ from inferalign.sandbox.situations.situation import PLANS
 
 PAGE = Path(__file__).parents[3] / "docs" / "sandbox.md"
 MODEL = Path(__file__).parents[1] / "sandbox" / "model"
-CARD = "sandbox.json"
 SEED = 11
 
 
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
             "judge": lambda: judge(gates[0]),
             "seeds": lambda: seeds(gates),
         }
-        (MODEL / "README.md").write_text(model_card(json.loads((MODEL / CARD).read_text()), gates[0]))
+        (MODEL / "README.md").write_text(model_card(json.loads((MODEL / SANDBOX_CARD).read_text()), gates[0]))
     if rewards:
         parts["reward"] = lambda: reward(rewards[0])
     PAGE.write_text(rewrite(PAGE.read_text(), parts))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOCAL = "inferalign.engines.local:load_local"
 SANDBOX = "sandbox"
+SANDBOX_CARD = "sandbox.json"
+"""In the folder of every model that the sandbox's recipe made."""
 DELTAS = "deltas"
 """The folder of the sandbox's shipped differences, beside its model's."""
 
@@ -48,7 +50,7 @@ class LoadedModel(NamedTuple):
 
 def is_sandbox(model: str) -> bool:
     """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
-    return model.partition(":")[0] == SANDBOX or (Path(model) / "sandbox.json").is_file()
+    return model.partition(":")[0] == SANDBOX or (Path(model) / SANDBOX_CARD).is_file()
 
 
 def shipped_model() -> Path:

@@ -23,16 +23,15 @@ from inferalign.core.errors import RunError
 from inferalign.core.files import write_json_atomic
 from inferalign.core.seeds import derive
 from inferalign.engines.checkpoint import load_state, save_state, saved_step
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, knowledge
-from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
+from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, POOL, SPECIALS, USER
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 
-CARD = "sandbox.json"
+CARD = SANDBOX_CARD
 """Written last: its presence says that a training is finished."""
-POOL = 8
-"""Steps whose conversations are drawn together, to be batched by length (a third less padding)."""
 SECOND_PEAK = 0.4
 """Of the first peak: as high as the rates are where most is learned."""
 MODEL_VERSION = "sandbox-2"
