@@ -13,7 +13,7 @@ from inferalign.sandbox.grammar import render
 from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, SUSPICION, with_specificity
 from inferalign.sandbox.oracle import MAIN, parse_reply
 from inferalign.sandbox.situations import SITUATIONS, Request
-from inferalign.sandbox.situations.errands import VERBS
+from inferalign.sandbox.situations.deeds import VERBS
 from inferalign.sandbox.situations.situation import Situation
 from inferalign.scorers.verdicts import ISSUES, score
 from tests.sandbox.replies import drawn
