@@ -78,6 +78,16 @@ def test_a_request_of_another_situation_is_odd() -> None:
     assert audit.reading(VALUES, [replace(own, request=foreign.request)]).odd_requests == 1
 
 
+class Doubled(Values):
+    """Values with a second reading of every request."""
+
+    requests = Grammar({"ask": VALUES.requests.kinds["ask"] * 2}, VALUES.requests.slots)
+
+
+def test_a_request_with_two_readings_is_odd() -> None:
+    assert audit.reading(Doubled(), cases(VALUES, "test", 5, seed=0)).odd_requests == 5
+
+
 def test_too_few_replies_are_refused() -> None:
     with pytest.raises(InputError, match="at least 50"):
         audit.audit_world(49, 0, HERE)
