@@ -78,6 +78,12 @@ def test_a_request_of_another_situation_is_odd() -> None:
     assert audit.reading(VALUES, [replace(own, request=foreign.request)]).odd_requests == 1
 
 
+def test_a_reply_that_only_a_part_of_can_be_read_is_unread() -> None:
+    planted = [replace(case, reply="Let go of what is blue. Good lu") for case in cases(VALUES, "test", 1, seed=0)]
+    found = audit.reading(VALUES, planted)
+    assert (found.cuts, found.unread) == (1, 1)
+
+
 class Doubled(Values):
     """Values with a second reading of every request."""
 

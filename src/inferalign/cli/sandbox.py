@@ -123,10 +123,11 @@ def grade(
 def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
     """Check the world: one reading of every text, and how well readers without understanding find the main fault.
 
-    Readers are bags of words: of the reply, of the prompt, of both, and of both with the words that
-    they share (`overlap`); `base` knows how hard each key is and nothing else. The oracle, which reads
-    everything, stands beside them. Accuracies are balanced: guessing gets 50 %. The nearer a reader
-    comes to the oracle, the less a result on the sandbox says about understanding.
+    Readers are bags of words: of the reply, of the prompt, of both, and of both with the words shared (`overlap`).
+
+    `base` knows how hard each key is and nothing else; the oracle, which reads everything, stands beside them.
+
+    Accuracies are balanced: guessing gets 50 %. Near the oracle, a result says little about understanding.
     """
     import time
 

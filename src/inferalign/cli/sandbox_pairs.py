@@ -28,15 +28,7 @@ def pairs(
     *,
     options: PairsOptions,
 ) -> None:
-    """Make preference pairs from the candidates of a run, by ground truth.
-
-    The replies come from the model itself:
-
-        inferalign sandbox sample --kind harmful --n 500 --split train --out asked.jsonl
-        inferalign generate --model sandbox --procedure random-of-n:4 --prompts asked.jsonl --run runs/drawn
-        inferalign sandbox pairs runs/drawn --out pairs.jsonl
-        inferalign sandbox train-reward --base sandbox --pairs pairs.jsonl --out my-reward
-    """
+    """Make preference pairs from the candidates of a run, by ground truth."""
     from inferalign.cli.tables import emit
     from inferalign.core.errors import InputError
     from inferalign.sandbox.graded_runs import graded_candidates
