@@ -100,6 +100,8 @@ def test_labels_are_the_teachers_verdict_on_the_cut(index: int) -> None:
         assert set(holds) <= {-1, 0, 1}
     spoken = [t for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0 and t != -100]
     assert spoken == ([*said[-1], *encode(curriculum.END)] if dialogue.imitated else [])
+    for i, (target, segment) in enumerate(zip(packed.targets, packed.segments, strict=True)):
+        assert segment or target in (-100, packed.ids[i + 1]), "what is to be said next"
 
 
 def test_the_mask_shows_a_branch_its_cut_and_itself() -> None:

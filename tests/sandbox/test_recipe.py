@@ -143,6 +143,35 @@ def test_the_probes_losses_leave_out_letters_that_a_situation_has_not() -> None:
     assert recipe._probe_losses(logits[:1], holds[:1])[1].item() == 0.0
 
 
+def test_the_loss_is_the_mean_over_reply_tokens_plus_verdicts_plus_probe() -> None:
+    """Against sums over the sequences one by one, which know branches by their segments and not by their positions."""
+    tokenizer = recipe.train_tokenizer(TINY)
+    model = recipe.new_model(TINY, tokenizer, 2)
+    learner = recipe.Learner(TINY, model)
+    encode = recipe._encoder(tokenizer)
+    ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
+    packed = [curriculum.build(encode, ends, 0, i) for i in range(6)]
+    arrays = curriculum.collate(packed, tokenizer.pad_token_id)
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    loss, facts = recipe._losses(model, learner.probe, batch)
+    assert loss.requires_grad
+    mask = torch.where(batch["mask"], 0.0, torch.finfo(torch.float32).min)
+    hidden = model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=mask)[0]
+    logs = model.lm_head(hidden).log_softmax(-1)
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    for row, sequence in enumerate(packed):
+        for i, target in enumerate(sequence.targets):
+            if target != -100:
+                costs[sequence.segments[i] == 0].append(-logs[row, i, target].item())
+    speech, verdicts = (sum(costs[said]) / len(costs[said]) for said in (True, False))
+    at = (batch["probes"] >= 0).any(-1)
+    main, rest = recipe._probe_losses(learner.probe(hidden[at]), batch["probes"][at])
+    assert len(costs[False]) > len(packed)
+    assert facts == pytest.approx({"speech": speech, "verdict": verdicts, "probe": main.item()}, rel=0.01)
+    assert speech != pytest.approx(verdicts, rel=0.01)
+    assert loss.item() == pytest.approx(speech + verdicts + main.item() + 0.5 * rest.item(), rel=0.01)
+
+
 def test_sharpening_multiplies_the_logits(tmp_path: Path) -> None:
     short = replace(TINY, steps=2)
     plain = AutoModelForCausalLM.from_pretrained(recipe.train(tmp_path / "1", replace(short, sharpened=1.0)))
