@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.types import RoleUsage, Score
 from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins, train_reward
-from inferalign.sandbox.reward_fit import RewardSettings, batches
+from inferalign.sandbox.reward_fit import RewardSettings, _groups, batches
 from inferalign.scorers.reward_delta import CARD, TENSORS
 from inferalign.scorers.reward_model import load_reward, open_classifier
 from tests.toy_pairs import toy_pairs
@@ -152,6 +152,29 @@ def test_too_few_pairs_and_unusable_bases_are_refused(tmp_path: Path, llama_dir:
         train_reward(llama_dir, toy_pairs(5), tmp_path / "few", QUICK)
     with pytest.raises(ModelError, match="there is no model directory"):
         train_reward(tmp_path / "none", toy_pairs(5), tmp_path / "out", QUICK)
+
+
+def test_rewards_are_kept_near_0(tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs leave a constant free: the same training pulls the mean reward to 0 the harder, the more that weighs."""
+
+    def mean_reward(weight: float) -> float:
+        monkeypatch.setattr("inferalign.sandbox.reward_fit.CENTRE", weight)
+        made = train_reward(llama_dir, toy_pairs(100), tmp_path / str(weight), QUICK)
+        reward = load_reward(made.folder, bases=[str(llama_dir)])
+        rows = [reward.rows(p.prompt, reply) for p in made.held_out for reply in (p.chosen, p.rejected)]
+        return abs(sum(reward.values(rows, RoleUsage())) / len(rows))
+
+    assert mean_reward(1.0) < 0.5 * mean_reward(0.0)
+
+
+def test_matrices_alone_decay() -> None:
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW(_groups({"matrix": matrix, "vector": vector}, 0.1), lr=0.1)
+    for parameter in (matrix, vector):
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    assert torch.allclose(matrix, torch.tensor(1 - 0.1 * 0.05))
+    assert torch.equal(vector, torch.ones(2))
 
 
 def test_the_order_is_whole_batches_and_each_epoch_a_permutation() -> None:
