@@ -188,10 +188,9 @@ def test_an_unknown_situation_has_a_did_you_mean() -> None:
         world.prompts("encourage_lerning", 1, seed=0)
 
 
-def test_asking_for_more_prompts_than_exist_is_an_error() -> None:
-    with pytest.raises(InputError, match="too few distinct"):
-        next(
-            request
-            for request in world._stream(SITUATIONS["harmful"], "test", random.Random(0), tries=3)
-            if not request
-        )
+def test_no_prompt_stands_twice_and_more_than_exist_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [reply.request for reply in drawn("harmful", 5, seed=1)]
+    monkeypatch.setattr(world, "draw_request", lambda situation, split, rng: rng.choice(few))
+    assert {p.text for p in world.prompts("harmful", 5, seed=0)} == {request.text for request in few}
+    with pytest.raises(InputError, match="too few distinct harmful requests in split test"):
+        world.prompts("harmful", 6, seed=0)
