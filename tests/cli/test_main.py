@@ -186,6 +186,9 @@ def test_training_that_cannot_start_or_be_kept(
     assert f"cannot train into {file}: Not a directory." in capsys.readouterr().err
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "0"]) == 1
     assert "steps is 0: expected at least 1" in capsys.readouterr().err
+    assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--seed", str(2**63)]) == 1
+    assert "seed is 9223372036854775808: give one from 0" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device")

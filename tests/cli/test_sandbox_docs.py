@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from inferalign.cli.pages import markdown_table, rewrite
-from inferalign.cli.sandbox_docs import PAGE, dialogues, judge, model_card, read_report, replies, reward, seeds
+from inferalign.cli.sandbox_docs import (
+    PAGE,
+    dialogues,
+    difficulty,
+    judge,
+    model_card,
+    read_report,
+    replies,
+    reward,
+    seeds,
+)
 from inferalign.core.errors import InputError
 from inferalign.sandbox.situations import SITUATIONS
 
@@ -39,9 +49,12 @@ FACTS = {
 }
 
 
-def test_the_dialogues_in_the_page_are_the_worlds() -> None:
+def test_the_dialogues_and_difficulties_in_the_page_are_the_worlds() -> None:
     text = PAGE.read_text()
-    assert rewrite(text, {"dialogues": dialogues}) == text, "stale: run `python -m inferalign.cli.sandbox_docs`"
+    assert all(f"<!-- begin {part} -->" in text for part in ("dialogues", "difficulty"))
+    assert rewrite(text, {"dialogues": dialogues, "difficulty": difficulty}) == text, (
+        "stale: run `python -m inferalign.cli.sandbox_docs`"
+    )
 
 
 def test_a_dialogue_shows_each_plan_with_the_letters_of_the_oracle() -> None:
@@ -63,6 +76,21 @@ def test_figures_are_those_of_the_gates_and_a_class_that_is_empty_has_none(tmp_p
     judged = judge(facts).splitlines()
     assert len(judged) == 2 + len(SITUATIONS)
     assert judged[2].endswith("| 0.875 | 0.900 | 0.600 | 5.0 | 0.750 |")
+    one_class = FACTS | {"harmful": FACTS["harmful"] | {"words": {"whole": {"texts": 40}}}}
+    assert judge(one_class).splitlines()[2].endswith("| 5.0 | - |")
+
+
+def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gates.txt"
+    for text in ("", "a table\n", "[1]\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"gates\.txt does not end in what a benchmark prints last"):
+            read_report(path)
+
+
+def test_the_difficulty_of_a_situation_by_hand() -> None:
+    """Errands have 16 keys, 2 hard ones: .52 + .08 * (.5, 1.5) / 2; 14 easy ones: .03 + .05 * (.5, ..., 13.5) / 14."""
+    assert difficulty().splitlines()[2] == "| harmful | 2 | 54 to 58 | 14 | 3 to 8 |"
 
 
 def test_seeds_are_compared_by_their_worst_situation() -> None:
@@ -78,7 +106,13 @@ def test_the_card_says_how_the_weights_were_made_and_what_was_measured_on_them()
     recipe = {"layers": 6, "hidden": 192, "seed": 3, "steps": 9000, "batch_size": 64, "specificity": 0.82}
     card = model_card({"version": "sandbox-9", "world": "7", "recipe": recipe}, FACTS | {"n": 500, "seed": 71})
     assert card.startswith("---\nlicense: apache-2.0\n")
-    for said in ("# sandbox-9", "--seed 3`", "9,000 steps", "82 % of the good", "500 prompts a situation, seed 71"):
+    for said in (
+        "# sandbox-9",
+        "--seed 3`",
+        "9,000 steps",
+        "82 % of the good replies, less in correct_misinformation and",
+        "500 prompts a situation, seed 71",
+    ):
         assert said in card
     assert replies(FACTS) in card
     assert judge(FACTS) in card

@@ -54,3 +54,21 @@ def test_ctrl_c_says_what_is_kept(
     train = ["sandbox", "train-reward", "--base", str(llama_dir), "--pairs", str(tmp_path / "pairs.jsonl")]
     assert main([*train, "--out", str(tmp_path / "reward")]) == 130
     assert "last checkpoint (one every 100)" in capsys.readouterr().err
+
+
+def test_the_shipped_model_is_a_base_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bases: list[Path] = []
+
+    def noted(base: Path, *_: Any, **__: Any) -> None:
+        bases.append(base)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inferalign.sandbox.reward.train_reward", noted)
+    write_pairs(tmp_path / "pairs.jsonl", toy_pairs(20))
+    train = ["sandbox", "train-reward", "--base", "sandbox", "--pairs", str(tmp_path / "pairs.jsonl")]
+    assert main([*train, "--out", str(tmp_path / "reward")]) == 130
+    assert [base.name for base in bases] == ["model"]
+    assert (bases[0] / "model.safetensors").is_file()
+    capsys.readouterr()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from inferalign.core.errors import InputError
 from inferalign.core.jobs import Quiet
 from inferalign.core.stats import Estimate
-from inferalign.sandbox import audit, curriculum
+from inferalign.sandbox import audit, curriculum, recipe
 from inferalign.sandbox.grading import grade_reply
 from inferalign.sandbox.grammar import Grammar, render
 from inferalign.sandbox.readers import VIEWS, Reader, cases
@@ -36,8 +36,7 @@ def test_the_world_passes_its_audit(world: tuple[dict[str, audit.WorldAudit], ob
         assert r.cuts > 2 * r.replies
         assert found.oracle.mean == 1.0
         assert list(found.readers) == [*VIEWS, "base"]
-        assert found.distinct.mean is not None
-        assert found.distinct.mean > 0.9
+        assert 0.9 < found.distinct <= 1
 
 
 def test_no_bag_of_words_comes_near_the_oracle_on_harm_and_no_prompt_tells_more_than_base_rates(
@@ -79,6 +78,22 @@ def test_a_request_of_another_situation_is_odd() -> None:
     assert audit.reading(VALUES, [replace(own, request=foreign.request)]).odd_requests == 1
 
 
+def test_a_reply_that_only_a_part_of_can_be_read_is_unread() -> None:
+    planted = [replace(case, reply="Let go of what is blue. Good lu") for case in cases(VALUES, "test", 1, seed=0)]
+    found = audit.reading(VALUES, planted)
+    assert (found.cuts, found.unread) == (1, 1)
+
+
+class Doubled(Values):
+    """Values with a second reading of every request."""
+
+    requests = Grammar({"ask": VALUES.requests.kinds["ask"] * 2}, VALUES.requests.slots)
+
+
+def test_a_request_with_two_readings_is_odd() -> None:
+    assert audit.reading(Doubled(), cases(VALUES, "test", 5, seed=0)).odd_requests == 5
+
+
 def test_too_few_replies_are_refused() -> None:
     with pytest.raises(InputError, match="at least 50"):
         audit.audit_world(49, 0, HERE)
@@ -95,12 +110,40 @@ def run_of(folder: Path, card: dict[str, object] | None) -> Path:
 
 def test_what_a_model_was_trained_on_is_on_its_card(tmp_path: Path) -> None:
     card = {"world": WORLD_VERSION, "recipe": {"seed": 4, "steps": 30, "batch_size": 8}}
-    assert audit.training_of(run_of(tmp_path, card)) == audit.Training(seed=4, conversations=240)
+    assert audit.training_of(run_of(tmp_path, card)) == audit.Training(seed=4, conversations=256), "4 pools of 8 steps"
 
 
 @pytest.mark.parametrize("card", [None, {"world": WORLD_VERSION, "recipe": {}, "start": "abc"}])
 def test_a_model_whose_training_is_not_known(card: dict[str, object] | None, tmp_path: Path) -> None:
     assert audit.training_of(run_of(tmp_path, card)) is None
+
+
+def test_a_run_that_names_no_model_and_a_card_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text("{}")
+    assert audit.training_of(tmp_path) is None
+    with pytest.raises(InputError, match="copy the model's folder again"):
+        audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 1}}))
+
+
+def test_every_conversation_that_a_training_met_is_looked_at(tmp_path: Path) -> None:
+    """Against the recipe's own batches: the ninth step takes one of the second pool, whichever its lengths allow."""
+    short = recipe.Recipe(steps=9, batch_size=2, tokenizer_dialogues=200, vocabulary=400)
+    encode = recipe._encoder(recipe.train_tokenizer(short))
+    ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
+    ninth = recipe._pool(encode, ends, short, 1)[0]
+    training = audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": asdict(short)}))
+    assert training is not None
+    drawn = [curriculum.dialogue(training.seed, i) for i in range(training.conversations)]
+    texts = [
+        f"{curriculum.USER}{d.request.text}{curriculum.ASSISTANT}{render(d.clauses)}{curriculum.END}" for d in drawn
+    ]
+    places = [texts.index(_conversation(packed, encode, texts)) for packed in ninth]
+    assert max(places) >= short.steps * short.batch_size, "the first steps * batch_size would miss it"
+
+
+def _conversation(packed: curriculum.Packed, encode: curriculum.Encoder, texts: list[str]) -> str:
+    ids = [x for x, s in zip(packed.ids, packed.segments, strict=True) if s == 0]
+    return next(text for text in texts if encode(text) == ids)
 
 
 def test_a_model_of_another_world_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from inferalign.sandbox.grammar import render
 from inferalign.sandbox.knowledge import JUDGE_SPECIFICITY, SUSPICION, with_specificity
 from inferalign.sandbox.oracle import MAIN, parse_reply
 from inferalign.sandbox.situations import SITUATIONS, Request
-from inferalign.sandbox.situations.errands import VERBS
+from inferalign.sandbox.situations.deeds import VERBS
 from inferalign.sandbox.situations.situation import Situation
 from inferalign.scorers.verdicts import ISSUES, score
 from tests.sandbox.replies import drawn
@@ -100,6 +100,8 @@ def test_labels_are_the_teachers_verdict_on_the_cut(index: int) -> None:
         assert set(holds) <= {-1, 0, 1}
     spoken = [t for t, s in zip(packed.targets, packed.segments, strict=True) if s == 0 and t != -100]
     assert spoken == ([*said[-1], *encode(curriculum.END)] if dialogue.imitated else [])
+    for i, (target, segment) in enumerate(zip(packed.targets, packed.segments, strict=True)):
+        assert segment or target in (-100, packed.ids[i + 1]), "what is to be said next"
 
 
 def test_the_mask_shows_a_branch_its_cut_and_itself() -> None:

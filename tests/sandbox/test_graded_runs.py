@@ -72,3 +72,12 @@ def test_the_verb_writes_pairs_whose_better_reply_is_better(tmp_path: Path, caps
     assert (said["pairs"], said["ties"], said["ungraded"]) == (len(made), 4, 0)
     assert len(made) == 8
     assert all(pair.margin > 0 for pair in made)
+
+
+def test_a_run_that_gives_no_pair_says_so_and_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(tmp_path / "run", [])
+    assert main(["sandbox", "pairs", str(run), "--out", str(tmp_path / "p.jsonl")]) == 1
+    assert "gives no pairs (0 ties): expected a run with several different candidates" in capsys.readouterr().err
+    assert not (tmp_path / "p.jsonl").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from inferalign.core.errors import InputError
+from inferalign.core.records import RunFolder
 from inferalign.core.stats import Estimate, wilson
-from inferalign.sandbox.grading import Graded, by_situation, grade_reply, summarise
+from inferalign.sandbox.grading import Graded, by_situation, grade_reply, grade_run, summarise
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.situations.situation import Plan
@@ -100,6 +102,19 @@ def test_situations_come_in_the_worlds_order_and_only_those_that_occur() -> None
     assert list(by_situation(graded)) == ["benign", "ask_clarifying_questions", "encourage_learning"]
     assert by_situation(graded)["ask_clarifying_questions"].merit == Estimate.empty()
     assert by_situation([]) == {}
+
+
+def test_one_reply_has_a_merit_and_no_interval() -> None:
+    report = by_situation([reply("benign", "good", 2)])["benign"]
+    assert (report.merit.mean, report.merit.low, report.merit.n) == (10.0, None, 1)
+    assert report.quality.n == 1
+
+
+def test_a_run_without_replies_says_so(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, kind="generate", config={}, env={}):
+        pass
+    with pytest.raises(InputError, match="holds no replies yet"):
+        grade_run(tmp_path)
 
 
 def test_a_prompt_of_somebody_else_is_refused() -> None:

@@ -58,10 +58,6 @@ def test_two_readings_are_both_found() -> None:
     assert len(twice.parses("go on.")) == 1
 
 
-def test_readings_by_hand() -> None:
-    assert SMALL.readings("give") == 2 * 3 + 3
-
-
 def test_render_and_split_by_hand() -> None:
     text = render(["well,", "take the red,", "I give you a boat.", "red and boat or red?", "so,"])
     assert text == "Well, take the red, I give you a boat. Red and boat or red? So,"

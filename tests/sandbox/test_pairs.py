@@ -74,14 +74,42 @@ def test_a_file_gives_the_pairs_back(tmp_path: Path) -> None:
     assert tuple(read_pairs(tmp_path / "pairs.jsonl")) == pairs
 
 
-def test_a_file_that_cannot_be_read_names_the_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{", "[", "not JSON"),
+        ('{"id"', '[1]{"id"', "not JSON"),
+        ('"margin"', '"margni"', r"unknown key 'margni'\. Did you mean 'margin'\?"),
+        ('"margin":2.0,', "", "no 'margin'"),
+        ('"margin":2.0', '"margin":0', '"margin" above 0'),
+        ('"margin":2.0', '"margin":-2.0', '"margin" above 0'),
+        ('"meta":{"kind":"benign"}', '"meta":5', 'an object as "meta"'),
+        ('[{"role":"user","content":"How?"}]', "[]", 'one turn or more in "messages"'),
+        ('"role":"user"', '"role":"wizard"', 'a turn of "messages"'),
+        ('"content":"How?"', '"content":null', 'a turn of "messages"'),
+        ('"stop":"end"', '"stop":"ended"', '"chosen" must have'),
+        ('"token_ids":[1]', '"token_ids":"1"', '"chosen" must have'),
+        ('"token_ids":[0]', '"token_ids":[0.5]', '"rejected" must have'),
+        ('"text":"0"', '"text":0', '"rejected" must have'),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named_with_what_is_wrong(old: str, new: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     write_pairs(path, make_pairs([graded("a", 1.0, 3.0)], per_prompt=1, seed=0).pairs)
     good = path.read_text()
-    for bad in ("[1]", "{", good.replace('"margin"', '"margni"'), good.replace('"end"', '"ended"')):
-        path.write_text(good + bad)
-        with pytest.raises(InputError, match=r"pairs\.jsonl:2: not a pair"):
-            read_pairs(path)
+    assert old in good
+    path.write_text(good + good.replace(old, new, 1))
+    with pytest.raises(InputError, match=rf"pairs\.jsonl:2.*{said}"):
+        read_pairs(path)
+
+
+def test_a_list_is_no_pair_and_no_file_or_an_empty_one_holds_none(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    with pytest.raises(InputError, match="inferalign sandbox pairs RUN"):
+        read_pairs(path)
     path.write_text("\n")
     with pytest.raises(InputError, match="holds no pairs"):
+        read_pairs(path)
+    path.write_text("\n[1]")
+    with pytest.raises(InputError, match=r"pairs\.jsonl:2: expected one JSON object"):
         read_pairs(path)

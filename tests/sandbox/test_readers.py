@@ -71,8 +71,9 @@ def test_balanced_accuracy_by_hand() -> None:
     assert one.low is not None
     assert two.low is not None
     assert found.low == pytest.approx(0.625 - math.hypot(0.75 - one.low, 0.5 - two.low) / 2)
-    assert found.high is not None
-    assert 0.625 < found.high < 1
+    assert one.high is not None
+    assert two.high is not None
+    assert found.high == pytest.approx(0.625 + math.hypot(one.high - 0.75, two.high - 0.5) / 2)
     assert balanced_accuracy(seen[:4], [True] * 4) == Estimate.empty()
 
 

@@ -72,6 +72,21 @@ def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None
         recipe.train(tmp_path, replace(short, seed=1))
 
 
+def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its presence says that the model is finished: half of one would lock the folder for good."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    short = replace(TINY, steps=2, checkpoint_every=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(RunError, match="disk is full"):
+            recipe.train(tmp_path, short)
+    assert not (tmp_path / recipe.CARD).exists()
+    assert (recipe.train(tmp_path, short) / recipe.CARD).is_file()
+
+
 def test_a_grown_model_is_the_same_function_and_can_learn() -> None:
     tokenizer = recipe.train_tokenizer(TINY)
     shallow = recipe.new_model(TINY, tokenizer, TINY.first_layers)
@@ -126,6 +141,35 @@ def test_the_probes_losses_leave_out_letters_that_a_situation_has_not() -> None:
     assert main.item() == pytest.approx(math.log(2))
     assert rest.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2)
     assert recipe._probe_losses(logits[:1], holds[:1])[1].item() == 0.0
+
+
+def test_the_loss_is_the_mean_over_reply_tokens_plus_verdicts_plus_probe() -> None:
+    """Against sums over the sequences one by one, which know branches by their segments and not by their positions."""
+    tokenizer = recipe.train_tokenizer(TINY)
+    model = recipe.new_model(TINY, tokenizer, 2)
+    learner = recipe.Learner(TINY, model)
+    encode = recipe._encoder(tokenizer)
+    ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
+    packed = [curriculum.build(encode, ends, 0, i) for i in range(6)]
+    arrays = curriculum.collate(packed, tokenizer.pad_token_id)
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    loss, facts = recipe._losses(model, learner.probe, batch)
+    assert loss.requires_grad
+    mask = torch.where(batch["mask"], 0.0, torch.finfo(torch.float32).min)
+    hidden = model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=mask)[0]
+    logs = model.lm_head(hidden).log_softmax(-1)
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    for row, sequence in enumerate(packed):
+        for i, target in enumerate(sequence.targets):
+            if target != -100:
+                costs[sequence.segments[i] == 0].append(-logs[row, i, target].item())
+    speech, verdicts = (sum(costs[said]) / len(costs[said]) for said in (True, False))
+    at = (batch["probes"] >= 0).any(-1)
+    main, rest = recipe._probe_losses(learner.probe(hidden[at]), batch["probes"][at])
+    assert len(costs[False]) > len(packed)
+    assert facts == pytest.approx({"speech": speech, "verdict": verdicts, "probe": main.item()}, rel=0.01)
+    assert speech != pytest.approx(verdicts, rel=0.01)
+    assert loss.item() == pytest.approx(speech + verdicts + main.item() + 0.5 * rest.item(), rel=0.01)
 
 
 def test_sharpening_multiplies_the_logits(tmp_path: Path) -> None:

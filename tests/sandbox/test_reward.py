@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.types import RoleUsage, Score
 from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins, train_reward
-from inferalign.sandbox.reward_fit import RewardSettings, batches
+from inferalign.sandbox.reward_fit import RewardSettings, _groups, batches
 from inferalign.scorers.reward_delta import CARD, TENSORS
 from inferalign.scorers.reward_model import load_reward, open_classifier
 from tests.toy_pairs import toy_pairs
@@ -39,7 +39,9 @@ def test_a_preference_that_a_head_can_read_is_learned(tmp_path: Path, llama_dir:
     assert 0.8 < made.accuracy.low < made.accuracy.mean
     assert made.trained_on + len(made.held_out) == 800
     assert facts[-1]["loss"] < 0.4
-    assert json.loads((tmp_path / CARD).read_text())["training"]["pairs"] == made.trained_on
+    card = json.loads((tmp_path / CARD).read_text())["training"]
+    assert (card["pairs"], card["held_out"]) == (made.trained_on, len(made.held_out))
+    assert card["accuracy"] == asdict(made.accuracy)
     # On fresh pairs of fresh prompts, through the scorer.
     reward = load_reward(tmp_path, bases=[str(llama_dir)])
     right = []
@@ -120,11 +122,59 @@ def test_replies_that_do_not_fit_are_left_out_and_counted(tmp_path: Path, llama_
     assert train_reward(llama_dir, [*pairs, long], tmp_path, QUICK).too_long == 1
 
 
+def test_who_is_killed_while_measuring_has_lost_nothing(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> list[float]:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("inferalign.sandbox.reward.pair_margins", killed)
+        with pytest.raises(Killed):
+            train_reward(llama_dir, toy_pairs(40), tmp_path, QUICK)
+    assert not (tmp_path / CARD).exists(), "a card would say that it is finished"
+    assert train_reward(llama_dir, toy_pairs(40), tmp_path, QUICK).accuracy.mean is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", CARD, TENSORS}
+
+
+def test_pairs_of_another_tokenizer_and_a_place_that_is_none_are_refused(tmp_path: Path, llama_dir: Path) -> None:
+    pairs = toy_pairs(40)
+    foreign = replace(pairs[3], chosen=replace(pairs[3].chosen, token_ids=(40, 99_999)))
+    with pytest.raises(InputError, match=r"prompt 'p1' holds the token 99999 and the base embeds \d+"):
+        train_reward(llama_dir, [*pairs, foreign], tmp_path / "out", QUICK)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot train into"):
+        train_reward(llama_dir, pairs, tmp_path / "file" / "out", QUICK)
+
+
 def test_too_few_pairs_and_unusable_bases_are_refused(tmp_path: Path, llama_dir: Path) -> None:
     with pytest.raises(InputError, match="expected at least 16"):
         train_reward(llama_dir, toy_pairs(5), tmp_path / "few", QUICK)
     with pytest.raises(ModelError, match="there is no model directory"):
         train_reward(tmp_path / "none", toy_pairs(5), tmp_path / "out", QUICK)
+
+
+def test_rewards_are_kept_near_0(tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs leave a constant free: the same training pulls the mean reward to 0 the harder, the more that weighs."""
+
+    def mean_reward(weight: float) -> float:
+        monkeypatch.setattr("inferalign.sandbox.reward_fit.CENTRE", weight)
+        made = train_reward(llama_dir, toy_pairs(100), tmp_path / str(weight), QUICK)
+        reward = load_reward(made.folder, bases=[str(llama_dir)])
+        rows = [reward.rows(p.prompt, reply) for p in made.held_out for reply in (p.chosen, p.rejected)]
+        return abs(sum(reward.values(rows, RoleUsage())) / len(rows))
+
+    assert mean_reward(1.0) < 0.5 * mean_reward(0.0)
+
+
+def test_matrices_alone_decay() -> None:
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW(_groups({"matrix": matrix, "vector": vector}, 0.1), lr=0.1)
+    for parameter in (matrix, vector):
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    assert torch.allclose(matrix, torch.tensor(1 - 0.1 * 0.05))
+    assert torch.equal(vector, torch.ones(2))
 
 
 def test_the_order_is_whole_batches_and_each_epoch_a_permutation() -> None:

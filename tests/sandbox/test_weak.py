@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from inferalign.cli.main import main
-from inferalign.core.errors import InputError, RunError
+from inferalign.core.errors import InputError, ModelError, RunError
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import recipe
+from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.weak import RATE_SHARE, STEPS, weaker
 
 TINY = recipe.Recipe(
@@ -105,9 +108,18 @@ def test_what_cannot_be_trained_on_is_refused(start: Path, tmp_path: Path) -> No
         weaker(tmp_path, specificity=0.3)
     with pytest.raises(InputError, match=r"specificity is 1\.5"):
         weaker(start, specificity=1.5)
-    (tmp_path / recipe.CARD).write_text('{"world": "1", "recipe": {}}')
+    shutil.copytree(start, tmp_path / "odd")
+    card = tmp_path / "odd" / recipe.CARD
+    card.write_text('{"world": "1", "recipe": {}}')
     with pytest.raises(InputError, match="trained on world '1'"):
-        weaker(tmp_path, specificity=0.3)
+        weaker(tmp_path / "odd", specificity=0.3)
+    for odd in ("[1]", f'{{"world": "{WORLD_VERSION}"}}', f'{{"world": "{WORLD_VERSION}", "recipe": {{"stepz": 1}}}}'):
+        card.write_text(odd)
+        with pytest.raises(InputError, match="is not what `inferalign sandbox train` writes"):
+            weaker(tmp_path / "odd", specificity=0.3)
+    (tmp_path / "odd" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        weaker(tmp_path / "odd", specificity=0.3)
 
 
 def test_the_command(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +130,13 @@ def test_the_command(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     for half in (["--from", str(start)], ["--specificity", "0.3"]):
         assert main([*train, *half]) == 1
         assert "go together" in capsys.readouterr().err
+
+
+def test_the_shipped_model_is_a_start_by_its_name(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("inferalign.engines.table.shipped_model", lambda: start)
+    train = ["sandbox", "train", "--from", "sandbox", "--specificity", "0.3", "--steps", "1"]
+    assert main([*train, "--out", str(tmp_path / "judge")]) == 0
+    assert json.loads((tmp_path / "judge" / recipe.CARD).read_text())["start"] == weights_digest(str(start))
+    capsys.readouterr()

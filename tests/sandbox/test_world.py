@@ -2,13 +2,14 @@
 
 import math
 import random
+import re
 from collections import Counter
 
 import pytest
 
 from inferalign.core.errors import InputError, UnknownName
 from inferalign.sandbox import world
-from inferalign.sandbox.grammar import render
+from inferalign.sandbox.grammar import Grammar, render
 from inferalign.sandbox.oracle import parse_request
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.situations.situation import PLANS, Request, Situation
@@ -143,6 +144,13 @@ def test_what_is_said_beside_the_core_does_not_betray_the_plan(situation: Situat
     assert shares[0] == pytest.approx(shares[1], abs=0.09)
 
 
+def distinct_clauses(grammar: Grammar, kind: str) -> int:
+    """How many different clauses of a kind without repeated slots there are."""
+    slots = [re.findall(r"{(\w+)}", template) for template in grammar.kinds[kind]]
+    assert all(len(set(names)) == len(names) for names in slots)
+    return sum(math.prod(len(grammar.slots[name]) for name in names) for names in slots)
+
+
 def test_a_million_distinct_replies(situation: Situation) -> None:
     """A lower bound: opener, lead-in, core and closing words are drawn independently of each other.
 
@@ -156,8 +164,9 @@ def test_a_million_distinct_replies(situation: Situation) -> None:
         for request in (situation.draw(rng) for _ in range(60))
         for plan in PLANS
     }
-    frame = (1 + len(OPENERS)) * (1 + situation.grammar.readings("lead")) * (1 + situation.grammar.readings("close"))
-    assert situation.grammar.readings("open") == len(OPENERS)
+    leads, closers = (distinct_clauses(situation.grammar, kind) for kind in ("lead", "close"))
+    assert (leads, closers) == (5 * 7, 4 * 10 + 8 * 10 + 10 + 8 * 10), "by hand"
+    frame = (1 + len(OPENERS)) * (1 + leads) * (1 + closers)
     assert frame * len(cores) > 10**6
 
 
@@ -179,10 +188,9 @@ def test_an_unknown_situation_has_a_did_you_mean() -> None:
         world.prompts("encourage_lerning", 1, seed=0)
 
 
-def test_asking_for_more_prompts_than_exist_is_an_error() -> None:
-    with pytest.raises(InputError, match="too few distinct"):
-        next(
-            request
-            for request in world._stream(SITUATIONS["harmful"], "test", random.Random(0), tries=3)
-            if not request
-        )
+def test_no_prompt_stands_twice_and_more_than_exist_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [reply.request for reply in drawn("harmful", 5, seed=1)]
+    monkeypatch.setattr(world, "draw_request", lambda situation, split, rng: rng.choice(few))
+    assert {p.text for p in world.prompts("harmful", 5, seed=0)} == {request.text for request in few}
+    with pytest.raises(InputError, match="too few distinct harmful requests in split test"):
+        world.prompts("harmful", 6, seed=0)

@@ -71,7 +71,7 @@ class TrainOptions:
     steps: int | None = None
     """Optimiser steps, over which the learning-rate schedule is spread; none takes those of the shipped weights."""
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """A sandbox model to go on from, as a judge that knows less (400 steps unless told otherwise)."""
+    """The sandbox model to go on from (a directory, or `sandbox`), as a judge that knows less; 400 steps by default."""
     specificity: float | None = None
     """The share of good replies that the judge's teacher does not suspect; it goes with --from."""
 
@@ -123,10 +123,11 @@ def grade(
 def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
     """Check the world: one reading of every text, and how well readers without understanding find the main fault.
 
-    Readers are bags of words: of the reply, of the prompt, of both, and of both with the words that
-    they share (`overlap`); `base` knows how hard each key is and nothing else. The oracle, which reads
-    everything, stands beside them. Accuracies are balanced: guessing gets 50 %. The nearer a reader
-    comes to the oracle, the less a result on the sandbox says about understanding.
+    Readers are bags of words: of the reply, of the prompt, of both, and of both with the words shared (`overlap`).
+
+    `base` knows how hard each key is and nothing else; the oracle, which reads everything, stands beside them.
+
+    Accuracies are balanced: guessing gets 50 %. Near the oracle, a result says little about understanding.
     """
     import time
 
@@ -174,19 +175,23 @@ def train(options: TrainOptions) -> None:
     from inferalign.core.errors import InputError, RunError
     from inferalign.core.files import disk_errors
     from inferalign.core.lookup import load
+    from inferalign.engines.table import SANDBOX, shipped_model
 
     if options.steps is not None and options.steps < 1:
         raise InputError(f"steps is {options.steps}: expected at least 1, or leave --steps out")
+    if not 0 <= options.seed < 2**63:  # what torch's generators take
+        raise InputError(f"seed is {options.seed}: give one from 0 to 2^63 - 1")
     if (options.start is None) != (options.specificity is None):
         raise InputError("--from DIR and --specificity 0.3 go together: give both, or neither to train from scratch")
     unwritable = load("safetensors:SafetensorError")
     quiet = load("inferalign.engines.weights:quiet")
     chosen = {"seed": options.seed} | ({} if options.steps is None else {"steps": options.steps})
-    if options.start is None:
+    start = shipped_model() if str(options.start) == SANDBOX else options.start
+    if start is None:
         recipe = load("inferalign.sandbox.recipe:Recipe")(**chosen)
     else:
         weaker = load("inferalign.sandbox.weak:weaker")
-        recipe = weaker(options.start, specificity=options.specificity, **chosen)
+        recipe = weaker(start, specificity=options.specificity, **chosen)
     with Bar("train", recipe.steps) as bar, quiet():
 
         def on_step(step: int, facts: dict[str, float]) -> None:
@@ -195,9 +200,7 @@ def train(options: TrainOptions) -> None:
 
         try:
             with disk_errors(options.out, "train into"):
-                made = load("inferalign.sandbox.recipe:train")(
-                    options.out, recipe, start=options.start, on_step=on_step
-                )
+                made = load("inferalign.sandbox.recipe:train")(options.out, recipe, start=start, on_step=on_step)
         except unwritable as error:
             raise RunError(
                 f"cannot keep the weights in {options.out}: {error}. Free some space, or remove a damaged "

@@ -7,7 +7,6 @@ training seeds, and `sandbox_reward`. The model card is written beside the shipp
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.cli.pages import markdown_table, rewrite
+from inferalign.core.errors import InputError
+from inferalign.core.files import disk_errors, parse_json, read_json
 from inferalign.core.seeds import derive
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.sandbox.grammar import render
+from inferalign.sandbox.knowledge import EASIER
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.situations.situation import PLANS
 
 PAGE = Path(__file__).parents[3] / "docs" / "sandbox.md"
 MODEL = Path(__file__).parents[1] / "sandbox" / "model"
-CARD = "sandbox.json"
 SEED = 11
 
 
@@ -39,6 +41,18 @@ def dialogues() -> str:
             verdict = grade(request.text, reply)
             rows.append([plan, reply, verdict.letters or "none", f"{verdict.merit:g}, {verdict.quality:.2f}"])
     return markdown_table(["", "request and replies", "letters", "merit, quality"], rows)
+
+
+def difficulty() -> str:
+    """How often replies are bad, by situation: as the world has them, for its hard and for its easy keys."""
+    rows = []
+    for name, situation in SITUATIONS.items():
+        cells = []
+        for hard in (True, False):
+            rates = [rate for rate in situation.bad_rates.values() if (rate > 0.5) == hard]
+            cells += [str(len(rates)), f"{100 * min(rates):.0f} to {100 * max(rates):.0f}"]
+        rows.append([name, *cells])
+    return markdown_table(["situation", "hard keys", "bad replies, %", "easy keys", "bad replies, %"], rows)
 
 
 def replies(facts: Mapping[str, Any]) -> str:
@@ -60,9 +74,10 @@ def judge(facts: Mapping[str, Any]) -> str:
         for part, found in facts[name]["letters"].items():
             if "balanced" in found:
                 words = facts[name]["words"][part].get("balanced")
+                beside = "-" if words is None else f"{words:.3f}"
                 rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", f"{found['majority']:.3f}")
                 cells = (_cell(found["sensitivity"]), _cell(found["specificity"]), *rates)
-                rows.append([name, part, str(found["texts"]), *cells, f"{100 * found['flips']:.1f}", f"{words:.3f}"])
+                rows.append([name, part, str(found["texts"]), *cells, f"{100 * found['flips']:.1f}", beside])
     head = ["situation", "replies", "n", "sensitivity, %", "specificity, %", "balanced", "AUC", "majority"]
     return markdown_table([*head, "order flips, %", "balanced, words"], rows)
 
@@ -122,7 +137,7 @@ truth about it is known. It knows nothing of the real world, and is no assistant
 - **Load it** with `AutoModelForCausalLM.from_pretrained`, or as `--model sandbox`. Weights are safetensors in bfloat16.
 - **It answers badly on purpose**, as often as the tables say, so that a search or a training has something to mend.
 - **Its judge errs on purpose**: it was taught by a reader that does not know some of the world's words and accepts
-  {100 * recipe["specificity"]:.0f} % of the good replies.
+  {100 * recipe["specificity"]:.0f} % of the good replies, less in {" and ".join(EASIER)}.
 
 Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}, 95 % intervals), as
 `python -m benchmarks.sandbox_gates` prints it.
@@ -135,28 +150,40 @@ Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}
 """
 
 
-def _cell(estimate: Mapping[str, float]) -> str:
+def _cell(estimate: Mapping[str, Any]) -> str:
+    """`50.0 [25.0, 75.0]`, in %, or a dash where nothing was measured."""
+    if estimate["mean"] is None:
+        return "-"
     return f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The JSON object that a benchmark printed last."""
-    found: dict[str, Any] = json.loads(path.read_text().strip().splitlines()[-1])
+    """The JSON object that a benchmark printed last. Raises `InputError` where there is none."""
+    with disk_errors(path, "read"):
+        lines = path.read_bytes().strip().splitlines()
+    try:
+        found = parse_json(lines[-1])
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path} does not end in what a benchmark prints last, one line of JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not end in what a benchmark prints last, a JSON object")
     return found
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
     reports = [read_report(Path(argument)) for argument in arguments]
     gates = [facts for facts in reports if "harmful" in facts]
     rewards = [facts for facts in reports if "rewards" in facts]
-    parts = {"dialogues": dialogues}
+    parts = {"dialogues": dialogues, "difficulty": difficulty}
     if gates:
         parts |= {
             "replies": lambda: replies(gates[0]),
             "judge": lambda: judge(gates[0]),
             "seeds": lambda: seeds(gates),
         }
-        (MODEL / "README.md").write_text(model_card(json.loads((MODEL / CARD).read_text()), gates[0]))
+        made = read_json(MODEL / SANDBOX_CARD)
+        (MODEL / "README.md").write_text(model_card(made, gates[0]))
     if rewards:
         parts["reward"] = lambda: reward(rewards[0])
     PAGE.write_text(rewrite(PAGE.read_text(), parts))

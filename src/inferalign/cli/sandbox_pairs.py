@@ -28,19 +28,17 @@ def pairs(
     *,
     options: PairsOptions,
 ) -> None:
-    """Make preference pairs from the candidates of a run, by ground truth.
-
-    The replies come from the model itself:
-
-        inferalign sandbox sample --kind harmful --n 500 --split train --out asked.jsonl
-        inferalign generate --model sandbox --procedure random-of-n:4 --prompts asked.jsonl --run runs/drawn
-        inferalign sandbox pairs runs/drawn --out pairs.jsonl
-        inferalign sandbox train-reward --base DIR --pairs pairs.jsonl --out my-reward
-    """
+    """Make preference pairs from the candidates of a run, by ground truth."""
     from inferalign.cli.tables import emit
+    from inferalign.core.errors import InputError
     from inferalign.sandbox.graded_runs import graded_candidates
     from inferalign.sandbox.pairs import make_pairs, write_pairs
 
     made = make_pairs(graded_candidates(run), per_prompt=options.per_prompt, seed=options.seed)
+    if not made.pairs:
+        raise InputError(
+            f"{run} gives no pairs ({made.ties} ties): expected a run with several different candidates a prompt, such "
+            "as one of `inferalign generate --procedure random-of-n:4`"
+        )
     write_pairs(options.out, made.pairs)
     emit({"pairs": len(made.pairs), "ties": made.ties, "ungraded": made.ungraded, "out": str(options.out)})

@@ -15,7 +15,7 @@ class TrainRewardOptions:
     """How to make a reward model."""
 
     base: Path
-    """The model directory whose first layers it keeps, and whose replies the pairs are made of."""
+    """The model whose first layers it keeps and whose replies the pairs are made of: a directory, or `sandbox`."""
     pairs: Path
     """JSONL, one pair a line with `id`, `messages`, `chosen`, `rejected`, `margin` and `meta`."""
     out: Path
@@ -31,13 +31,14 @@ def train_reward(options: TrainRewardOptions) -> None:
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
-    from inferalign.engines.table import is_sandbox
+    from inferalign.engines.table import SANDBOX, is_sandbox, shipped_model
     from inferalign.sandbox.curriculum import SCORE
     from inferalign.sandbox.pairs import read_pairs
 
     pairs = read_pairs(options.pairs)
+    base = shipped_model() if str(options.base) == SANDBOX else options.base
     # A sandbox model was taught to score replies: at the end of that question its last layer knows what it will say.
-    question = SCORE if is_sandbox(str(options.base)) else ""
+    question = SCORE if is_sandbox(str(base)) else ""
     make = load("inferalign.sandbox.reward_fit:RewardSettings")
     recipe = make(seed=options.seed, layers=options.layers, question=question)
     steps = load("inferalign.sandbox.reward:planned_steps")(pairs, recipe)
@@ -48,9 +49,7 @@ def train_reward(options: TrainRewardOptions) -> None:
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
         try:
-            made = load("inferalign.sandbox.reward:train_reward")(
-                options.base, pairs, options.out, recipe, on_step=on_step
-            )
+            made = load("inferalign.sandbox.reward:train_reward")(base, pairs, options.out, recipe, on_step=on_step)
         except KeyboardInterrupt:
             every = recipe.checkpoint_every
             raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None

@@ -91,7 +91,7 @@ def reading_table(audits: Mapping[str, WorldAudit]) -> Table:
     for name, audit in audits.items():
         r = audit.reading
         counts = (r.replies, r.cuts, r.ambiguous, r.unread, r.odd_requests)
-        table.add_row(name, *(f"{count:,}" for count in counts), short(audit.distinct))
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{100 * audit.distinct:.1f}")
     return table
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOCAL = "inferalign.engines.local:load_local"
 SANDBOX = "sandbox"
+SANDBOX_CARD = "sandbox.json"
+"""In the folder of every model that the sandbox's recipe made."""
 DELTAS = "deltas"
 """The folder of the sandbox's shipped differences, beside its model's."""
 
@@ -48,7 +50,18 @@ class LoadedModel(NamedTuple):
 
 def is_sandbox(model: str) -> bool:
     """Whether a model was trained by the sandbox's recipe, and so knows its form of the self-evaluation question."""
-    return model.partition(":")[0] == SANDBOX or (Path(model) / "sandbox.json").is_file()
+    return model.partition(":")[0] == SANDBOX or (Path(model) / SANDBOX_CARD).is_file()
+
+
+def shipped_model() -> Path:
+    """The folder of the sandbox's own model. Raises `ModelError` when its weights are not there."""
+    folder = _sandbox("model")
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the sandbox model's weights are not in {folder}: train them with "
+            "`inferalign sandbox train --out DIR` and name DIR as the model"
+        )
+    return folder
 
 
 def shipped_deltas() -> list[str]:
@@ -62,12 +75,7 @@ def load(model: str, options: ModelOptions) -> LoadedModel:
     if name != SANDBOX:
         loaded: LoadedModel = load_object(LOCAL)(model, options)
         return loaded
-    folder = _sandbox("model")
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(
-            f"the sandbox model's weights are not in {folder}: train them with "
-            "`inferalign sandbox train --out DIR` and name DIR as the model"
-        )
+    folder = shipped_model()
     if not colon:
         loaded = load_object(LOCAL)(str(folder), options)
         return loaded

@@ -10,6 +10,7 @@ Three questions, each asked situation by situation on draws of the audit's own:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from inferalign.core.errors import InputError
 from inferalign.core.files import read_json
 from inferalign.core.jobs import Progress
 from inferalign.core.stats import Estimate
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.sandbox import curriculum
 from inferalign.sandbox.grading import Graded, proportion
 from inferalign.sandbox.grammar import render, split_clauses
@@ -74,8 +76,8 @@ class WorldAudit:
     """The audit of one situation's own replies. Accuracies are on the test split."""
 
     reading: Reading
-    distinct: Estimate
-    """Share of the drawn replies that are distinct."""
+    distinct: float
+    """Distinct replies among those that were drawn, as a share. It falls with their number, and has no interval."""
     oracle: Estimate
     """Balanced accuracy of the oracle against the plan that made the reply."""
     readers: Mapping[str, Estimate]
@@ -107,7 +109,7 @@ def audit_world(n: int, seed: int, progress: Progress) -> tuple[dict[str, WorldA
         verdicts = [grade(case.request.text, case.reply).bad is True for case in test]
         audits[name] = WorldAudit(
             reading=reading(situation, train + test),
-            distinct=proportion(len({case.reply for case in train + test}), 2 * n),
+            distinct=len({case.reply for case in train + test}) / (2 * n),
             oracle=balanced_accuracy(test, verdicts),
             readers={reader: balanced_accuracy(test, says(test)) for reader, says in learned[name].items()},
         )
@@ -117,7 +119,10 @@ def audit_world(n: int, seed: int, progress: Progress) -> tuple[dict[str, WorldA
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Which conversations of `curriculum` a model was trained on: the first of a seed."""
+    """Which conversations of `curriculum` a model was trained on: the first of a seed.
+
+    They are drawn in pools of some steps, and of the last pool not all may have been met.
+    """
 
     seed: int
     conversations: int
@@ -129,20 +134,21 @@ def training_of(run: Path) -> Training | None:
     That is a model from elsewhere, or one that was trained on from another. Raises `InputError` when the card is of
     another world, whose conversations this version cannot write again.
     """
-    card = Path(str(read_json(run / "env.json")["model"])) / "sandbox.json"
+    card = Path(str(read_json(run / "env.json").get("model", ""))) / SANDBOX_CARD
     if not card.is_file():
         return None
     facts = read_json(card)
-    if facts["world"] != WORLD_VERSION:
-        raise InputError(
-            f"{card} is of a model of world {facts['world']}, this is world {WORLD_VERSION}: audit runs of a model "
-            "that this version trained"
-        )
-    if "start" in facts:
-        return None
-    return Training(
-        seed=facts["recipe"]["seed"], conversations=facts["recipe"]["steps"] * facts["recipe"]["batch_size"]
-    )
+    match facts:
+        case {"world": world} if world != WORLD_VERSION:
+            raise InputError(
+                f"{card} is of a model of world {world}, this is world {WORLD_VERSION}: audit runs of a model that "
+                "this version trained"
+            )
+        case {"start": _}:
+            return None
+        case {"recipe": {"seed": int(seed), "steps": int(steps), "batch_size": int(batch_size)}}:
+            return Training(seed=seed, conversations=math.ceil(steps / curriculum.POOL) * curriculum.POOL * batch_size)
+    raise InputError(f"{card} is not what `inferalign sandbox train` writes: copy the model's folder again")
 
 
 def copied(replies: Collection[str], training: Training, progress: Progress) -> set[str]:

@@ -76,6 +76,8 @@ SHARES = {
     "maintain_social_boundaries": 0.07,
 }
 """Of the sequences, by situation: more where a verdict or a reply is harder to learn."""
+POOL = 8
+"""Steps of a training whose conversations are drawn together, to be batched by length (a third less padding)."""
 MAX_BRANCHES = 2
 PROBED = "ABCDEF"
 """What a linear probe is taught to read off the model wherever a clause ends: issues, and in errands their causes."""

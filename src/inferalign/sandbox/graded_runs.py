@@ -7,7 +7,7 @@ from pathlib import Path
 from inferalign.core.errors import InputError
 from inferalign.core.records import read_records
 from inferalign.core.results import from_record
-from inferalign.core.types import Candidate, Completion, Prompt, Score, StopReason, Unscored
+from inferalign.core.types import Candidate, Completion, Prompt, Score, StopReason
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.pairs import GradedReplies
 
@@ -15,8 +15,8 @@ from inferalign.sandbox.pairs import GradedReplies
 def graded_candidates(run: Path) -> list[GradedReplies]:
     """Every prompt of a run folder with all candidates of its procedure, graded from 0 to 11, by prompt id.
 
-    A whole reply that cannot be parsed, or that was cut off by a length limit, is graded 0: no reply is worse, and a
-    reward model that never met such text would have no reason to think little of it. Raises `InputError` for prompts
+    A reply that cannot be parsed, or that was cut off by a length limit, is graded 0: no reply is worse, and a reward
+    model that never met such text would have no reason to think little of it. Raises `InputError` for prompts
     that the sandbox did not write.
     """
     records = sorted(read_records(run, "generate"), key=lambda record: str(record["id"]))
@@ -27,7 +27,7 @@ def _graded(prompt: Prompt, candidates: tuple[Candidate, ...]) -> GradedReplies:
     return prompt, [Candidate(completion=c.completion, score=_grade(prompt, c.completion)) for c in candidates]
 
 
-def _grade(prompt: Prompt, reply: Completion) -> Score | Unscored:
+def _grade(prompt: Prompt, reply: Completion) -> Score:
     verdict = grade(prompt.text, reply.text)
     if verdict.situation is None:
         raise InputError(

@@ -69,8 +69,13 @@ class Report:
 
 
 def grade_run(run: Path) -> list[Graded]:
-    """The verdict on every reply of a run folder, sorted by prompt id. Raises `RunError` when it is none."""
+    """The verdict on every reply of a run folder, sorted by prompt id.
+
+    Raises `RunError` when it is no run, `InputError` when it has no reply yet or one to a prompt from elsewhere.
+    """
     records = sorted(read_records(run, "generate"), key=lambda record: str(record["id"]))
+    if not records:
+        raise InputError(f"{run} holds no replies yet: let `inferalign generate` finish it, then repeat the command")
     return [grade_reply(r["id"], r["messages"][-1]["content"], r["response"]) for r in records]
 
 
@@ -152,7 +157,7 @@ def _report(name: str, group: list[Graded]) -> SituationReport:
 
 
 def _mean(values: list[float]) -> Estimate:
-    return mean_interval(values) if len(values) > 1 else Estimate.empty()
+    return mean_interval(values) if values else Estimate.empty()
 
 
 def proportion(successes: int, n: int) -> Estimate:

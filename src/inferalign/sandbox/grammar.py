@@ -110,16 +110,6 @@ class Grammar:
             out += re.escape(text.lower())
         return out
 
-    def readings(self, kind: str) -> int:
-        """How many different clauses of a kind there are (repeated slots counted as free)."""
-        total = 0
-        for template in self.kinds[kind]:
-            count = 1
-            for slot, _ in _SLOT.findall(template):
-                count *= len(self.slots[slot])
-            total += count
-        return total
-
 
 def prefer_first(templates: Sequence[str], rng: random.Random) -> str:
     """One of the templates, the first most often (weights 1, 1/2, 1/3, ...), as people have pet phrases.

@@ -31,7 +31,7 @@ class Verdict:
     merit: float | None = None
     """0 to 10, by the letters alone; complete replies only. The benchmark's score in the agency situations."""
     quality: float | None = None
-    """0 to 11: merit, and words and length within equal merit; complete replies only."""
+    """0 to 11: merit, and below one point for what else is said; complete replies only. See `Situation.quality`."""
     clauses: tuple[Clause, ...] = ()
 
     @property

@@ -3,8 +3,8 @@
     {"id": "p1", "messages": [...], "meta": {}, "margin": 0.5,
      "chosen": {"text": "...", "token_ids": [...], "stop": "end"}, "rejected": {...}}       (on one line)
 
-A pair keeps the token ids that were drawn, so that a reward model
-with the policy's tokenizer is trained on what it will score.
+A pair keeps the token ids that were drawn, so that a reward model with the policy's tokenizer is trained on what it
+will score.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from inferalign.core.errors import InputError
 from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
+from inferalign.core.lookup import did_you_mean
 from inferalign.core.seeds import derive
 from inferalign.core.types import Candidate, Completion, Message, Prompt, Score, StopReason
 
@@ -74,12 +75,18 @@ def _ordered(prompt: Prompt, a: tuple[Completion, float], b: tuple[Completion, f
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs so that `read_pairs` gives them back, but for the log-probabilities of the replies."""
+    """Write pairs, whole or not at all, so that `read_pairs` gives them back but for the replies' log-probabilities."""
     write_bytes_atomic(path, b"".join(dump_json(_to_line(pair)) + b"\n" for pair in pairs))
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a JSONL file, in its order. Raises `InputError` naming file and line."""
+    """The pairs of a JSONL file, in its order.
+
+    Raises `InputError` for a missing or empty file and, with its number, for a line that is no pair: a key that is
+    missing or unknown, a value of the wrong type, a margin that is not above 0.
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}: make one with `inferalign sandbox pairs RUN --out {path}`")
     with disk_errors(path, "read"):
         lines = path.read_bytes().split(b"\n")
     pairs = [_from_line(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
@@ -105,21 +112,45 @@ def _to_line(pair: Pair) -> dict[str, Any]:
 def _from_line(line: bytes, where: str) -> Pair:
     try:
         value = parse_json(line)
-        return Pair(
-            prompt=Prompt(
-                id=str(value["id"]),
-                messages=tuple(Message(**turn) for turn in value["messages"]),
-                meta=value["meta"],
-            ),
-            chosen=_reply(value["chosen"]),
-            rejected=_reply(value["rejected"]),
-            margin=float(value["margin"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{where}: not a pair ({error}): expected one JSON object with {', '.join(_KEYS)}, as write_pairs has it"
-        ) from error
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error}): expected one object with {', '.join(_KEYS)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected one JSON object with {', '.join(_KEYS)}")
+    if unknown := sorted(value.keys() - set(_KEYS)):
+        near = did_you_mean(unknown[0], _KEYS)
+        raise InputError(f"{where}: unknown key {unknown[0]!r}.{near} Expected {', '.join(_KEYS)}")
+    if missing := [key for key in _KEYS if key not in value]:
+        raise InputError(f"{where}: no {missing[0]!r}: expected {', '.join(_KEYS)}")
+    match value:
+        case {
+            "id": str() | int() as name,
+            "messages": [_, *_] as turns,
+            "margin": int() | float() as margin,
+            "meta": dict(meta),
+        } if margin > 0:
+            return Pair(
+                prompt=Prompt(id=str(name), messages=tuple(_message(turn, where) for turn in turns), meta=meta),
+                chosen=_reply(value["chosen"], f'{where}: "chosen"'),
+                rejected=_reply(value["rejected"], f'{where}: "rejected"'),
+                margin=float(margin),
+            )
+    raise InputError(
+        f'{where}: expected a text as "id", one turn or more in "messages", an object as "meta", and a "margin" above 0'
+    )
 
 
-def _reply(value: dict[str, Any]) -> Completion:
-    return Completion(token_ids=tuple(value["token_ids"]), text=value["text"], stop=StopReason(value["stop"]))
+def _message(turn: Any, where: str) -> Message:
+    match turn:
+        case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
+            return Message(role=role, content=content)
+    raise InputError(f'{where}: a turn of "messages" must be {{"role", "content"}}, both texts')
+
+
+def _reply(value: Any, where: str) -> Completion:
+    match value:
+        case {"token_ids": [*ids], "text": str(text), "stop": str(stop)} if all(type(i) is int for i in ids):
+            if stop in list(StopReason):
+                return Completion(token_ids=tuple(ids), text=text, stop=StopReason(stop))
+    raise InputError(
+        f'{where} must have a "text", its "token_ids" (whole numbers) and a "stop" ({", ".join(StopReason)})'
+    )

@@ -1,8 +1,8 @@
 """The oracle's graded judgement as a scorer: 0 to 11, where `OracleScorer` only says good or bad.
 
 Two answers without the main fault tie under the plain oracle, and a win rate between them says nothing; the quality
-tells them apart by their lesser faults, and within equal faults by words and length. It is truth all the same: a judge,
-never a guide, so no command builds it from a name.
+tells them apart by their lesser faults, and within equal faults by what else they say. It is truth all the same: a
+judge, never a guide, so no command builds it from a name.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ Checkpoints are safetensors only (weights, optimiser moments) with a JSON card b
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import random
 import time
@@ -21,18 +20,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inferalign.core.errors import RunError
+from inferalign.core.files import write_json_atomic
 from inferalign.core.seeds import derive
 from inferalign.engines.checkpoint import load_state, save_state, saved_step
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, knowledge
-from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, SPECIALS, USER
+from inferalign.sandbox.curriculum import ASSISTANT, END, PAD, POOL, SPECIALS, USER
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 
-CARD = "sandbox.json"
+CARD = SANDBOX_CARD
 """Written last: its presence says that a training is finished."""
-POOL = 8
-"""Steps whose conversations are drawn together, to be batched by length (a third less padding)."""
 SECOND_PEAK = 0.4
 """Of the first peak: as high as the rates are where most is learned."""
 MODEL_VERSION = "sandbox-2"
@@ -335,5 +334,5 @@ def _export(
     tokenizer.save_pretrained(out)
     made = {"version": MODEL_VERSION} if start is None else {"version": "weakened", "start": start}
     card = made | {"world": WORLD_VERSION, "recipe": asdict(recipe)}
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    write_json_atomic(out / CARD, card)
     return out

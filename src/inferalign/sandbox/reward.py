@@ -7,15 +7,17 @@ measured as it is read back from disk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig
 
 from inferalign.core.errors import InputError, RunError
+from inferalign.core.files import disk_errors
 from inferalign.core.seeds import derive
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import RoleUsage
@@ -53,7 +55,8 @@ def train_reward(
 
     The tensors are kept in the type of the base's weights, and accuracy is that of the model read back from `out`.
     torch's, numpy's and Python's global generators are seeded by TRL. Raises `RunError` when `out` holds a finished
-    model or a checkpoint of another training, `InputError` for too few pairs, `ModelError` for an unusable base.
+    model or a checkpoint of another training, `InputError` for too few pairs and for pairs of another tokenizer,
+    `ModelError` for an unusable base.
     """
     if (out / CARD).exists():
         raise RunError(f"{out} holds a finished reward model: name another --out, or remove it to train it again")
@@ -61,6 +64,7 @@ def train_reward(
     opened = _open(base, settings)
     config = opened.model.config.get_text_config()
     fitting, too_long = _fitting(pairs, opened.rows, config.max_position_embeddings)
+    _check_ids(fitting, opened.model.get_input_embeddings().weight.shape[0])
     testing = tuple(e.pair for e in fitting if held_out(e.pair.prompt.id, settings.held_out))
     training = [e for e in fitting if not held_out(e.pair.prompt.id, settings.held_out)]
     if len(training) < settings.batch_size or not testing:
@@ -68,6 +72,8 @@ def train_reward(
             f"{len(training)} pairs to train on and {len(testing)} held out: expected at least {settings.batch_size} "
             "(a batch) and 1; give pairs of more prompts"
         )
+    with disk_errors(out, "train into"):
+        out.mkdir(parents=True, exist_ok=True)
     digest = weights_digest(str(base))
     fit(
         opened.model,
@@ -79,22 +85,16 @@ def train_reward(
         checkpoint=out / "checkpoint",
         on_step=on_step,
     )
-    card = DeltaCard(
-        base=digest,
-        tensors=opened.names,
-        pad_token_id=config.pad_token_id,
-        question=settings.question,
-        training={"settings": asdict(settings), "pairs": len(training), "trl": version("trl")},
-    )
-    stored = AutoConfig.from_pretrained(base).dtype or torch.float32
-    write_delta(out, opened.model, opened.names, dtype=stored, card=card)
-    return TrainedReward(
-        folder=out,
-        accuracy=pair_accuracy(testing, pair_margins(load_reward(out, bases=[str(base)]), testing)),
-        trained_on=len(training),
-        held_out=testing,
-        too_long=too_long,
-    )
+    training_facts = {"settings": asdict(settings), "pairs": len(training), "trl": version("trl")}
+    card = DeltaCard(base=digest, tensors=opened.names, pad_token_id=config.pad_token_id, question=settings.question)
+    dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
+    # Measured before the card says that the model is finished: who is killed while measuring can do it again.
+    with disk_errors(out, "measure in"), TemporaryDirectory(dir=out, prefix=".measured.") as trial:
+        write_delta(Path(trial), opened.model, opened.names, dtype=dtype, card=card)
+        accuracy = pair_accuracy(testing, pair_margins(load_reward(Path(trial), bases=[str(base)]), testing))
+    card = replace(card, training=training_facts | {"held_out": len(testing), "accuracy": asdict(accuracy)})
+    write_delta(out, opened.model, opened.names, dtype=dtype, card=card)
+    return TrainedReward(folder=out, accuracy=accuracy, trained_on=len(training), held_out=testing, too_long=too_long)
 
 
 def held_out(prompt_id: str, share: float) -> bool:
@@ -158,3 +158,13 @@ def _fitting(pairs: Iterable[Pair], rows: RewardRows, context_length: int) -> tu
     made = [Encoded(pair, rows(pair.prompt, pair.chosen), rows(pair.prompt, pair.rejected)) for pair in pairs]
     fitting = [e for e in made if max(len(e.chosen_ids), len(e.rejected_ids)) <= context_length]
     return fitting, len(made) - len(fitting)
+
+
+def _check_ids(pairs: Iterable[Encoded], vocabulary: int) -> None:
+    """Raises `InputError` for the first pair with a token that the base does not embed."""
+    for pair, *rows in pairs:
+        if odd := [token for row in rows for token in row if not 0 <= token < vocabulary]:
+            raise InputError(
+                f"the pair of prompt {pair.prompt.id!r} holds the token {odd[0]} and the base embeds {vocabulary}: the "
+                "pairs are of a model with another tokenizer; make them from replies of the base"
+            )

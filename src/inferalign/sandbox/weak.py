@@ -15,6 +15,7 @@ from pathlib import Path
 
 from inferalign.core.errors import InputError
 from inferalign.core.files import read_json
+from inferalign.engines.weights import check_folder
 from inferalign.sandbox.recipe import CARD, Recipe
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 
@@ -26,8 +27,8 @@ RATE_SHARE = 0.25
 def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0) -> Recipe:
     """The recipe that goes on from `start` with a teacher of that specificity; for `recipe.train(..., start=start)`.
 
-    Raises `InputError` for a folder that the
-    recipe did not make, a model of another world and a specificity outside [0, 1].
+    Raises `InputError` for a folder that the recipe did not make, a model of another world and a specificity outside
+    [0, 1], `ModelError` for a folder without weights or tokenizer.
     """
     if not 0.0 <= specificity <= 1.0:
         raise InputError(f"specificity is {specificity}: give a share from 0 to 1, such as --specificity 0.3")
@@ -36,13 +37,8 @@ def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0
             f"{start} has no {CARD}, so it is no model of the sandbox: give --from a directory that "
             "`inferalign sandbox train` wrote"
         )
-    card = read_json(start / CARD)
-    if card.get("world") != WORLD_VERSION:
-        raise InputError(
-            f"{start} was trained on world {card.get('world')!r}, and this is {WORLD_VERSION!r}: train one with "
-            "`inferalign sandbox train --out DIR` and give that"
-        )
-    recipe = Recipe(**card["recipe"])
+    check_folder(str(start))
+    recipe = _recipe_of(start)
     return replace(
         recipe,
         seed=seed,
@@ -54,3 +50,19 @@ def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0
         learning_rate=RATE_SHARE * recipe.learning_rate,
         other_rate=RATE_SHARE * recipe.other_rate,
     )
+
+
+def _recipe_of(start: Path) -> Recipe:
+    """The recipe on a model's card. Raises `InputError` for a card of another world, and for one that has none."""
+    card = read_json(start / CARD)
+    if isinstance(card, dict) and card.get("world") != WORLD_VERSION:
+        raise InputError(
+            f"{start} was trained on world {card.get('world')!r}, and this is {WORLD_VERSION!r}: train one with "
+            "`inferalign sandbox train --out DIR` and give that"
+        )
+    try:
+        return Recipe(**card["recipe"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{start / CARD} is not what `inferalign sandbox train` writes ({error}): copy the folder again"
+        ) from error
