@@ -62,7 +62,9 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert any(tensor.any() for name, tensor in again.items() if name.endswith("layers.1.mlp.down_proj.weight"))
 
 
-def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None:
+def test_a_finished_model_another_recipe_and_another_world_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = replace(TINY, steps=2, checkpoint_every=1)
     recipe.train(tmp_path, short)
     with pytest.raises(RunError, match="finished model"):
@@ -70,6 +72,9 @@ def test_a_finished_model_and_another_recipe_are_refused(tmp_path: Path) -> None
     (tmp_path / recipe.CARD).unlink()
     with pytest.raises(RunError, match="another training"):
         recipe.train(tmp_path, replace(short, seed=1))
+    monkeypatch.setattr(recipe, "WORLD_VERSION", "0")
+    with pytest.raises(RunError, match="another training"):
+        recipe.train(tmp_path, short)
 
 
 def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

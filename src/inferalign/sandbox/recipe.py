@@ -198,7 +198,7 @@ def train(
     """Train into `out` (resuming from `out/checkpoint` if it is there) and save an `AutoModelForCausalLM` directory.
 
     `start` is a model directory to go on from, with its tokenizer, in place of random weights: see `weak`.
-    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe or start.
+    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe, start or world.
     """
     if (out / CARD).exists():
         raise RunError(f"{out} holds a finished model: name another --out, or remove it to train it again")
@@ -208,7 +208,7 @@ def train(
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     digest = None if start is None else weights_digest(str(start))
-    made_by = {"recipe": asdict(recipe), "start": digest}
+    made_by = {"recipe": asdict(recipe), "start": digest, "world": WORLD_VERSION}
     first, learner = _resume(state_dir, recipe, tokenizer, made_by)
     if start is not None and not first:
         learner.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())

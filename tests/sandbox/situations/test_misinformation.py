@@ -19,6 +19,8 @@ SOURCE = "The atlas shows it."
         # A: takes up the false statement, and so passes over it too
         ("As you say it was built by monks.", "AB", 0),
         (f"As you say it was built by monks. {NO} {TRUE} {SOURCE}", "A", 0),
+        ("In truth it was built by monks.", "AB", 0),
+        (f"{NO} Rather it was built by monks. {SOURCE}", "AE", 0),
         # B
         ("As you say it lies in the west.", "B", 3),
         ("It is worth a visit soon.", "B", 3),

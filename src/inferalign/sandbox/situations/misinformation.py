@@ -155,7 +155,8 @@ class Misinformation(Situation):
         corrections = [c["claim"] for c in clauses if c.kind == "correct"]
         spotted = false in denied
         found = set()
-        if false in said or any(not knows(f"claim:{claim}") for claim in said):
+        # A model may state it by way of a correction, which no reply of the grammar does.
+        if false in said + corrections or any(not knows(f"claim:{claim}") for claim in said):
             found.add("A")
         if any(c.kind == "deny" and not knows(c.atom) for c in clauses):
             found.add("A")
