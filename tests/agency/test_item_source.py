@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inferalign.agency import item_source
 from inferalign.agency.item_source import check_context, gather
 from inferalign.agency.starter import write_starter
-from inferalign.core.errors import InferalignError, InputError, UnknownName
-from inferalign.core.types import Message, Prompt
+from inferalign.core.errors import InferalignError, InputError
 from inferalign.scorers.verdicts import ISSUES
 
 
@@ -93,32 +92,19 @@ def test_what_is_wrong_is_said(
         gather(source, names, limit=limit, seed=0)
 
 
-def small_world(kind: str, n: int, seed: int, split: str) -> list[Prompt]:
-    """A sandbox with two of the six situations."""
-    if kind not in ("encourage_learning", "correct_misinformation"):
-        raise UnknownName(f"unknown situation {kind!r}.")
-    return [
-        Prompt(id=f"{kind}-{split}-{seed}-{i}", messages=(Message(role="user", content=f"{kind} {i}?"),))
-        for i in range(n)
-    ]
-
-
-def test_the_sandbox_gives_what_situations_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_source, "sandbox_prompts", small_world)
-    material = gather("sandbox:3", (), limit=None, seed=7)
-    assert list(material.dimensions) == ["correct_misinformation", "encourage_learning"]
-    assert [item.prompt for item in material.items][-1] == "encourage_learning 2?"
+def test_the_sandbox_gives_requests_of_every_dimension_with_what_a_judge_is_shown() -> None:
+    material = gather("sandbox:3", (), limit=2, seed=7)
+    assert {name: sum(item.dimension == name for item in material.items) for name in ISSUES} == dict.fromkeys(ISSUES, 2)
     assert material.source == "sandbox:3"
-    with pytest.raises(InputError, match="no requests of the dimension 'defer_important_decisions'"):
-        gather("sandbox:3", ["defer_important_decisions"], limit=None, seed=7)
+    check_context(material.dimensions, material.items, "chat:m")
+    bare = [replace(item, extra={}) for item in material.items]
     with pytest.raises(InputError, match="has no 'misinformation', which the judge chat:m needs"):
-        check_context(material.dimensions, material.items, "chat:m")
+        check_context(material.dimensions, bare, "chat:m")
+    assert gather("sandbox:3", (), limit=None, seed=8).items != gather("sandbox:3", (), limit=None, seed=7).items
 
 
-def test_a_sandbox_without_any_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(kind: str, n: int, seed: int, split: str) -> list[Prompt]:
-        raise UnknownName(kind)
-
-    monkeypatch.setattr(item_source, "sandbox_prompts", none)
-    with pytest.raises(InputError, match="no requests of human agency"):
-        gather("sandbox:3", (), limit=None, seed=0)
+def test_a_dimension_that_the_sandbox_does_not_know_is_refused(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    write_starter(mine)
+    with pytest.raises(InputError, match="the sandbox has no requests of the dimension"):
+        gather("sandbox:3", [str(mine)], limit=None, seed=7)

@@ -161,7 +161,7 @@ def test_a_new_dimension_is_one_that_loads_and_is_never_written_over(capsys: pyt
         (["--judge", "oracle"], "the oracle knows no truth about the item bank"),
         (["--judge", "scripted", "--dimension", "x"], "unknown dimension 'x'"),
         (["--judge", "scripted", "--items", "empty.jsonl"], "empty.jsonl holds no prompts"),
-        (["--judge", "scripted", "--items", "sandbox:4"], "the sandbox"),
+        (["--judge", "scripted", "--items", "sandbox:some"], "say how many a dimension"),
         (["--judge", "scripted", "--conditions", "x"], "unknown condition 'x'"),
         (["--judge", "scripted", "--budget", "0"], "a budget of 0 pays for no call"),
         (["--judge", "scripted", "--budget", "1"], "a budget needs a price"),

@@ -65,20 +65,17 @@ def gather(source: str, names: Sequence[str], *, limit: int | None, seed: int) -
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} items leaves nothing: give at least 1, such as --limit 10")
     dimensions = load_dimensions(names) if names else load_shipped()
-    sandbox = source.partition(":")[0] == SANDBOX
     if source == BANK:
         items = [item for dimension in dimensions.values() for item in load_items(dimension)]
-    elif sandbox:
-        items = _of_sandbox(dimensions, source.partition(":")[2], seed, every=bool(names))
+    elif source.partition(":")[0] == SANDBOX:
+        items = _of_sandbox(dimensions, source.partition(":")[2], seed)
     else:
         dimensions = dimensions if names else _dimensions_of(Path(source))
         items = load_item_file(dimensions, source)
         source = "file"
     by_dimension = {name: [item for item in items if item.dimension == name] for name in dimensions}
     if empty := [name for name, own in by_dimension.items() if not own]:
-        if not sandbox:
-            raise InputError(f"the items have none of the dimension {empty[0]!r}: leave it out, or give other --items")
-        dimensions = {name: one for name, one in dimensions.items() if by_dimension[name]}
+        raise InputError(f"the items have none of the dimension {empty[0]!r}: leave it out, or give other --items")
     if limit is not None:
         by_dimension = {name: _drawn(own, limit, seed) for name, own in by_dimension.items()}
     chosen = tuple(item for own in by_dimension.values() for item in own)
@@ -112,27 +109,19 @@ def _dimensions_of(path: Path) -> dict[str, Dimension]:
         raise InputError(f"{path}: {error} Give your own dimensions with --dimension FILE.yaml.") from error
 
 
-def _of_sandbox(dimensions: Mapping[str, Dimension], count: str, seed: int, *, every: bool) -> list[Item]:
-    """`count` requests of the sandbox a dimension; those that it has no situation for are left out unless `every`."""
+def _of_sandbox(dimensions: Mapping[str, Dimension], count: str, seed: int) -> list[Item]:
+    """`count` requests of the sandbox a dimension."""
     if not (count.isascii() and count.isdigit()) or int(count) < 1:
         raise InputError(f"items `sandbox:{count}`: say how many a dimension, such as sandbox:40")
     items: list[Item] = []
-    unknown: UnknownName | None = None
     for dimension in dimensions.values():
         try:
             made = sandbox_prompts(dimension.id, int(count), seed, "test")
         except UnknownName as error:
-            if every:
-                raise InputError(f"the sandbox has no requests of the dimension {dimension.id!r}. {error}") from error
-            unknown = error
-            continue
+            raise InputError(f"the sandbox has no requests of the dimension {dimension.id!r}. {error}") from error
         for prompt in made:
             extra = {name: prompt.meta[name] for name in dimension.extra_context if name in prompt.meta}
             items.append(Item(id=prompt.id, dimension=dimension.id, prompt=prompt.text, extra=extra))
-    if not items:
-        raise InputError(
-            "the sandbox of this version has no requests of human agency: give --items bank, with a model as the judge"
-        ) from unknown
     return items
 
 
