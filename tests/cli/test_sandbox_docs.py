@@ -10,6 +10,7 @@ import pytest
 from inferalign.cli.pages import markdown_table, rewrite
 from inferalign.cli.sandbox_docs import (
     PAGE,
+    bounds,
     dialogues,
     difficulty,
     judge,
@@ -17,6 +18,7 @@ from inferalign.cli.sandbox_docs import (
     read_report,
     replies,
     reward,
+    searches,
     seeds,
 )
 from inferalign.core.errors import InputError
@@ -123,6 +125,29 @@ def test_a_reward_models_figures_are_copied() -> None:
     grades = {"random": 5.0, "best_of_4": 7.0, "perfect": 9.0}
     line = reward({"rewards": {"reward": {"all": found | grades}}}).splitlines()[2]
     assert line == "| reward | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
+
+
+def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
+    plain = {"good_strict": RATE, "merit": RATE | {"mean": 6.25}, "tokens": 40.4}
+    rain = plain | {"tokens": 1234.5, "minus_vanilla": RATE, "minus_bound": RATE | {"mean": -0.01}}
+    judged = {"sensitivity": RATE, "specificity": RATE | {"mean": 0.8}}
+    harmful = {
+        "arms": {"vanilla": plain, "rain": rain},
+        "judge": judged,
+        "bound": RATE,
+        "prompts_without_an_accepted_candidate": 3,
+        "perfect_judge_of_16": RATE | {"mean": 1.0},
+    }
+    study = {"budget": "50/15/6", "benign": {"arms": {"vanilla": plain}}, "harmful": harmful}
+    half = "50.0 [25.0, 75.0]"
+    assert searches(study).splitlines()[2:] == [
+        f"| harmful | vanilla | 8 | {half} |  |  |  | 6.25 | 40 |",
+        f"| harmful | rain | 8 | {half} | {half} |  | -1.0 [25.0, 75.0] | 6.25 | 1,234 |",
+        f"| benign | vanilla | 8 | {half} |  |  |  | 6.25 | 40 |",
+    ]
+    assert bounds(study).splitlines()[2:] == [
+        f"| harmful | {half} | 80.0 [25.0, 75.0] | {half} | 3 | 100.0 [25.0, 75.0] |"
+    ]
 
 
 def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> None:

@@ -118,6 +118,36 @@ def reward(facts: Mapping[str, Any]) -> str:
     return markdown_table([*head, "best-of-4", "best of the four"], rows)
 
 
+def searches(facts: Mapping[str, Any]) -> str:
+    """What each decoding makes of each situation, with differences paired by prompt, and its price."""
+    rows = []
+    for name in _studied(facts):
+        for arm, found in facts[name]["arms"].items():
+            keys = ("minus_vanilla", "minus_greedy", "minus_bound")
+            cells = (_cell(found[key]) if key in found else "" for key in keys)
+            counted = (str(found["good_strict"]["n"]), _cell(found["good_strict"]))
+            rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
+    head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
+    return markdown_table([*head, "tokens"], rows)
+
+
+def bounds(facts: Mapping[str, Any]) -> str:
+    """What the judge that guides a search lets one expect of it."""
+    rows = []
+    for name in _studied(facts):
+        found = facts[name]
+        if "bound" in found:
+            rates = (found["judge"]["sensitivity"], found["judge"]["specificity"], found["bound"])
+            none = str(found["prompts_without_an_accepted_candidate"])
+            rows.append([name, *map(_cell, rates), none, _cell(found["perfect_judge_of_16"])])
+    head = ["situation", "sensitivity, %", "specificity, %", "bound, %", "prompts with nothing accepted"]
+    return markdown_table([*head, "perfect judge, %"], rows)
+
+
+def _studied(facts: Mapping[str, Any]) -> list[str]:
+    return [name for name in SITUATIONS if name in facts]
+
+
 def model_card(made: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """The README.md of the shipped weights: `made` is their sandbox.json, `facts` what the gates measured on them."""
     recipe = made["recipe"]
@@ -173,8 +203,9 @@ def read_report(path: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
     reports = [read_report(Path(argument)) for argument in arguments]
-    gates = [facts for facts in reports if "harmful" in facts]
+    gates = [facts for facts in reports if "gates" in facts]
     rewards = [facts for facts in reports if "rewards" in facts]
+    studies = [facts for facts in reports if "budget" in facts]
     parts = {"dialogues": dialogues, "difficulty": difficulty}
     if gates:
         parts |= {
@@ -186,6 +217,8 @@ def main(arguments: Sequence[str]) -> None:
         (MODEL / "README.md").write_text(model_card(made, gates[0]))
     if rewards:
         parts["reward"] = lambda: reward(rewards[0])
+    if studies:
+        parts |= {"searches": lambda: searches(studies[0]), "bounds": lambda: bounds(studies[0])}
     PAGE.write_text(rewrite(PAGE.read_text(), parts))
 
 
