@@ -203,7 +203,7 @@ def read_report(path: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
     reports = [read_report(Path(argument)) for argument in arguments]
-    gates = [facts for facts in reports if "gates" in facts]
+    gates = [facts for facts in reports if "gates" in facts and "rewards" not in facts]
     rewards = [facts for facts in reports if "rewards" in facts]
     studies = [facts for facts in reports if "budget" in facts]
     parts = {"dialogues": dialogues, "difficulty": difficulty}
