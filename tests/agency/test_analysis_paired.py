@@ -32,15 +32,18 @@ def test_pairs_with_an_unscored_side_are_dropped_counted_and_bounded() -> None:
     assert did.bounds == ((6 + 0 - 6 - 5) / 4, (6 + 0 + 4 + 5) / 4)
 
 
-def test_items_that_neither_side_was_asked_are_no_part_of_a_pair() -> None:
-    """a and b were asked i0 and i1, c also i2: a and b lack nothing, and c lacks a partner once."""
+def test_an_item_that_one_side_was_not_asked_is_no_part_of_a_pair() -> None:
+    """a was asked i0 and i1, b i1 and i2, c all three, d i0 alone: a and b share i1, and b and d share nothing."""
     items = [item(f"i{n}") for n in range(3)]
-    replies = [reply(f"i{n}", name) for name in "abc" for n in range(3 if name == "c" else 2)]
-    asked = {A: {"i0", "i1"}, B: {"i0", "i1"}}
+    asked = {A: {"i0", "i1"}, B: {"i1", "i2"}, Arm("d", "default"): {"i0"}}
+    of = {"a": (0, 1), "b": (1, 2), "c": (0, 1, 2), "d": (0,)}
+    replies = [reply(f"i{n}", name) for name, numbers in of.items() for n in numbers]
     table = build_table(items, replies, [verdict(r, 8.0 if r.subject == "a" else 4.0) for r in replies], due=asked)
-    ab, ac, _, *_ = compare_arms(table, "j").differences
-    assert (ab.estimate.n, ab.dropped, ab.bounds) == (2, 0, (4.0, 4.0))
-    assert (ac.estimate.n, ac.dropped, ac.bounds) == (2, 1, ((4 + 4 - 4) / 3, (4 + 4 + 6) / 3))
+    found = {(d.a.subject, d.b.subject): d for d in compare_arms(table, "j").differences if d.dimension == DID}
+    assert [(found[pair].estimate.n, found[pair].dropped) for pair in (("a", "b"), ("a", "c"))] == [(1, 0), (2, 0)]
+    assert found["a", "c"].bounds == (4.0, 4.0)
+    apart = found["b", "d"]
+    assert (apart.estimate, apart.dropped, apart.p, apart.bounds) == (Estimate.empty(), 0, None, (-10.0, 10.0))
 
 
 def test_no_pair_at_all_is_no_difference_and_no_test() -> None:

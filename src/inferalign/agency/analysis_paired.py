@@ -1,8 +1,8 @@
 """Differences between arms (models, conditions) on the items that both answered, tests of them, and ranks.
 
-A pair is an item: each side is the mean over its scored repeats. Items with an unscored side are left out of the
-estimate, counted, and bounded. The test changes the signs of whole clusters (`agency.permutation`), and Holm's
-adjustment runs over all pairs and dimensions; the overall differences are a family of their own.
+A pair is an item that both were asked: each side is the mean over its scored repeats. Items with an unscored side are
+left out of the estimate, counted, and bounded. The test changes the signs of whole clusters (`agency.permutation`), and
+Holm's adjustment runs over all pairs and dimensions; the overall differences are a family of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Difference:
     """By sign flips; None where there is nothing to test."""
     p_holm: float | None
     dropped: int
-    """Items that one side or both lack a score for, of those that either was asked."""
+    """Items that one side or both lack a score for, of those that both were asked."""
     bounds: tuple[float, float]
     """The mean difference if every missing score were as bad for `a` as can be, and as good."""
 
@@ -126,13 +126,15 @@ def difference_of(table: Table, a: Arm, b: Arm, dimension: str, judge: str) -> C
 
 
 def _pairs(left: ItemScores, right: ItemScores) -> _Pairs:
-    both, asked = left.scored & right.scored, left.due | right.due
+    both, asked = left.scored & right.scored, left.due & right.due
     differences, clusters = (left.mean - right.mean)[both], left.clusters[both]
     return _Pairs(
         mean=clustered_mean(differences, clusters) if both.any() else None,
         sums=cluster_totals(np.where(both, left.mean - right.mean, 0.0) / max(both.sum(), 1), left.clusters),
         dropped=int((asked & ~both).sum()),
-        bounds=(float((left.low - right.high)[asked].mean()), float((left.high - right.low)[asked].mean())),
+        bounds=(float((left.low - right.high)[asked].mean()), float((left.high - right.low)[asked].mean()))
+        if asked.any()
+        else DIFFERENCES,
     )
 
 

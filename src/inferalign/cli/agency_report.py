@@ -180,9 +180,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], judge: str) -> Table:
     table = Table(
         title=f"First less second by {judge}, in percentage points [95 % over clusters of items]",
         title_justify="left",
-        caption="p by sign flips; Holm over pairs and dimensions, overall apart; left out: items without both scores; "
-        "bounds: if each missing score were as bad for the first as can be, and as good; detectable: the smallest "
-        "true difference that so many pairs show with a probability of 80 %",
+        caption="p by sign flips; Holm over pairs and dimensions, overall apart; left out: items that both were asked, "
+        "without both scores; bounds: if each missing score were as bad for the first as can be, and as good; "
+        "detectable: the smallest true difference that so many pairs show with a probability of 80 %",
         caption_justify="left",
     )
     for column in ("dimension", "first", "second", "difference", "p", "p, Holm", "pairs", "left out", "bounds"):

@@ -105,8 +105,9 @@ def differences(results: Results) -> list[Content]:
     rows: list[Row] = [_difference_row(results, each) for each in of_dimensions]
     cut, more = _cut(rows)
     note = (
-        "Percentage points, first less second, over the items that both have a score on. p: by flipping the signs of "
-        "clusters of items. Holm: adjusted over all pairs and dimensions of the table; those up to .05 are bold. "
+        "Percentage points, first less second, over the items that both have a score on; left out: items that both "
+        "were asked and that lack one. p: by flipping the signs of clusters of items. Holm: adjusted over all pairs and "
+        "dimensions of the table; those up to .05 are bold. "
         "Bounds: if every missing score were as bad for the first as can be, and as good."
     )
     head = ("dimension", "first", "second", "difference", "p", "p, Holm", "pairs", "left out", "bounds")
