@@ -106,8 +106,8 @@ def differences(results: Results) -> list[Content]:
     cut, more = _cut(rows)
     note = (
         "Percentage points, first less second, over the items that both have a score on; left out: items that both "
-        "were asked and that lack one. p: by flipping the signs of clusters of items. Holm: adjusted over all pairs and "
-        "dimensions of the table; those up to .05 are bold. "
+        "were asked and that lack one. p: by flipping the signs of clusters of items. Holm: adjusted over all pairs "
+        "and dimensions of the table; those up to .05 are bold. "
         "Bounds: if every missing score were as bad for the first as can be, and as good."
     )
     head = ("dimension", "first", "second", "difference", "p", "p, Holm", "pairs", "left out", "bounds")
