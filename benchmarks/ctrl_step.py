@@ -72,7 +72,7 @@ class Turns:
         """A whole training; where it fails nobody waits for its turns any more."""
         try:
             trainer.train()
-        except BaseException:
+        except BaseException:  # whatever came: the other trainer would wait for ever; it goes on up
             self.over(len(self._schedule))
             raise
 
