@@ -15,8 +15,9 @@ STRUCTURE := tests/test_layers.py tests/test_light_import.py tests/test_tree.py 
 demo: $(VENV)/.local
 	$(BIN)/inferalign demo
 
+# One process a CPU with one thread each, four at most: each of them loads torch and the models.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -85,6 +85,7 @@ def _integrate(selection: Selection, beta: float, log_top: float) -> Floats:
         ]
 
     start = [math.exp(START + log_top), log_top, 0.0, 0.0]
-    path = odeint(rates, start, [START, 0.0], rtol=1e-11, atol=1e-14, mxstep=20_000)
+    # tcrit: beyond log s = 0 there is no s, and a step that overshoots would look there.
+    path = odeint(rates, start, [START, 0.0], rtol=1e-11, atol=1e-14, mxstep=20_000, tcrit=[0.0])
     end: Floats = path[-1]
     return end
