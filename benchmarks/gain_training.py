@@ -20,13 +20,13 @@ from inferalign.core.errors import InputError
 from inferalign.core.lookup import load as load_object
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.anchors import AnchorSet
-from inferalign.ctrl.beta import reward_kind
-from inferalign.ctrl.reward import CalibratedReward
+from inferalign.ctrl.beta import FORECAST_SEED, ranked_rows, reward_kind
+from inferalign.ctrl.reward import UNJUDGEABLE, CalibratedReward
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.reward_kinds import Kind
 from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.run import train_ctrl
-from inferalign.ctrl.scored import SCORED
+from inferalign.ctrl.scored import JUDGE
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox, load
 from inferalign.sandbox.quality import quality
@@ -96,7 +96,7 @@ def train(out: Path, folder: Path, plan: Plan, recipe: Recipe, settings: CtrlSet
     async def reward(**columns: Any) -> list[float | None]:
         return await function(**columns)
 
-    rows = dict(zip(anchors.prompt_ids, order_keys(anchors), strict=True))
+    rows = anchor_keys(anchors)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
 
@@ -124,10 +124,12 @@ def train(out: Path, folder: Path, plan: Plan, recipe: Recipe, settings: CtrlSet
     train_ctrl(settings, o.model.engine.name, asked, reward, folder, **given)
 
 
-def order_keys(anchors: AnchorSet) -> list[np.ndarray]:
-    """The anchors' scores by prompt; what could not be scored ranks below."""
-    values = np.where(anchors.scores.blame == SCORED, anchors.scores.values, -np.inf)
-    return list(values)
+def anchor_keys(anchors: AnchorSet) -> dict[str, np.ndarray]:
+    """The anchors' order keys by prompt, as `Verdicts` has them; without those that the judge failed at."""
+    found = {}
+    for name, row in zip(anchors.prompt_ids, ranked_rows(anchors), strict=True):
+        found[name] = np.where(row == UNJUDGEABLE, -np.inf, row)
+    return found
 
 
 def by_selector(seen: Mapping[str, Sequence[float]], anchors: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -158,21 +160,22 @@ def fitted(out: Path, plan: Plan, anchors: AnchorSet, settings: CtrlSettings) ->
         raise InputError("the judge's grades do not rise with the selector's rank anywhere, so nothing can be fitted")
     found = ascend_at_kl(lambda p: -grid.tail(chosen.g(p.F, p.S) * steep), settings.kl, grid)
     shape = Tabulated(grid, np.minimum(found.phi, 0.0), name="fitted")
-    return shape, forecast(order_keys(anchors), chosen, shape, settings.kl, settings.seed).beta
+    return shape, forecast(ranked_rows(anchors), chosen, shape, settings.kl, FORECAST_SEED).beta
 
 
 def judged_anchors(out: Path, plan: Plan, anchors: AnchorSet) -> Pool:
     """The anchors' rollouts as a pool: the selector's scores, and the oracle's quality of the same texts."""
     chat = opened(plan.model, plan.reward).model.chat
     asked = {prompt.id: prompt for prompt in plan.asked("train")}
-    keys = dict(zip(anchors.prompt_ids, order_keys(anchors), strict=True))
-    judge = {}
+    selector, judge = {}, {}
     for each in read_rollouts(out / "anchors"):
+        keys = np.where(each.scores.scored, each.scores.values, -np.inf)
+        selector[each.prompt_id] = Verdicts(keys, each.scores.blame != JUDGE)
         drawn = zip(each.token_ids, each.stops, strict=True)
         texts = [Completion(token_ids=ids, text=chat.decode(ids), stop=stop) for ids, stop in drawn]
         judge[each.prompt_id] = Verdicts.of([quality(asked[each.prompt_id], text) for text in texts])
     return Pool(
-        selector={name: Verdicts(row, np.ones(row.size, dtype=np.bool_)) for name, row in keys.items()},
+        selector=selector,
         judge=judge,
-        log_ratios={name: np.zeros(row.size) for name, row in keys.items()},
+        log_ratios={name: np.zeros(row.keys.size) for name, row in selector.items()},
     )

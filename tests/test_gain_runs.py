@@ -132,10 +132,11 @@ def test_what_is_trained_on_is_of_the_train_split_and_what_is_tested_on_is_not(p
     assert {p.id for p in plan.asked("test")}.isdisjoint(p.id for p in replace(plan, seed=2).asked("test"))
 
 
-def test_an_anchor_that_was_not_scored_ranks_below_all_others() -> None:
-    scores = Scored.of([Score(-7.0), Unscored("?", blame="response"), Score(2.0)]).reshape(1, 3)
-    (row,) = gain_training.order_keys(SimpleNamespace(scores=scores))  # type: ignore[arg-type]
-    assert row.tolist() == [-7.0, -np.inf, 2.0]
+def test_an_anchor_that_cannot_be_judged_ranks_below_all_others_and_one_that_was_not_judged_nowhere() -> None:
+    verdicts = [Score(-7.0), Unscored("?", blame="response"), Score(2.0), Unscored("away", blame="judge")]
+    anchors = SimpleNamespace(scores=Scored.of(verdicts).reshape(1, 4), prompt_ids=("p",))
+    keys = gain_training.anchor_keys(anchors)["p"]  # type: ignore[arg-type]
+    assert keys.tolist() == [-7.0, -np.inf, 2.0]
 
 
 def test_a_recorder_gives_each_score_once_and_none_that_the_scorer_failed_at() -> None:

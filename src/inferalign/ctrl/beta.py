@@ -79,7 +79,7 @@ def beta_for(settings: CtrlSettings, anchors: AnchorScores | None) -> float:
     if isinstance(kind, Transform):
         selection = parse_selection(settings.procedure)
         # a seed of its own: trainings that differ by their seed alone have one beta
-        return forecast(_ranked_rows(anchors), selection, kind, settings.kl, FORECAST_SEED).beta
+        return forecast(ranked_rows(anchors), selection, kind, settings.kl, FORECAST_SEED).beta
     rewards = CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores)
     rows = [row[np.isfinite(row)] for row in rewards]
     return beta_of_tilt(rows, settings.kl, scaled=isinstance(kind, Standardised))
@@ -151,7 +151,7 @@ def _shifts(row: Floats) -> Floats:
     return np.where(usable, 0.5 * np.log(np.divide(rest, variance, out=np.ones(k), where=usable)), 0.0)
 
 
-def _ranked_rows(anchors: AnchorScores) -> list[Floats]:
+def ranked_rows(anchors: AnchorScores) -> list[Floats]:
     """Each prompt's scores as they are ranked: what cannot be judged at the bottom, the judge's failures left out."""
     scores = anchors.scores
     values = np.where(scores.blame == SCORED, scores.values, UNJUDGEABLE)
