@@ -56,6 +56,8 @@ from benchmarks.sandbox_runs import finish
 from inferalign.cli import compare_output as output
 from inferalign.cli.tables import show
 from inferalign.core.files import write_json_atomic
+from inferalign.core.lookup import resolve
+from inferalign.sandbox.situations import SITUATIONS
 from inferalign.winrate.ceiling import ceilings
 from inferalign.winrate.compare import compare
 from inferalign.winrate.pools import Pool
@@ -64,8 +66,8 @@ QUICK = ("identity", "exp:10", "exp:-10")
 SMALL: dict[str, Any] = {
     "kls": (KL,),
     "seeds": 1,
-    "train": 12,
-    "test": 40,
+    "train": 48,
+    "test": 160,
     "k": 100,
     "m": 8,
     "base_m": 32,
@@ -87,7 +89,9 @@ def main() -> int:
     plan = replace(Plan(**given), **({**SMALL, **changed} if args.quick else changed))
     out = args.out or Path("runs/ctrl_gain-quick" if args.quick else "runs/ctrl_gain")
     if args.quick:
-        show(f"--quick: {plan.seeds} training seed, small batches and {8 * plan.test} test prompts: wide intervals")
+        show(
+            f"--quick: {plan.seeds} training seed, small batches and {len(plan.situations) * plan.test} test prompts: wide intervals"
+        )
     began = time.monotonic()
     base, length, points = study(out, plan, args.processes)
     told = report(out, plan, base, length, points)
@@ -107,6 +111,8 @@ TUNABLE: dict[str, Callable[[str], Any]] = {
     "batch": int,
     "generations": int,
     "rate": float,
+    "lora_rank": int,
+    "situations": lambda text: tuple(resolve(SITUATIONS, name, "situation").name for name in text.split(",")),
     "k": int,
     "m": int,
     "base_m": int,

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.sandbox_runs import PAIR
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.records import differences
 from inferalign.core.seeds import derive
 from inferalign.core.types import Prompt
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.procedures.base import Sampling
-from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import prompts
 from inferalign.theory.procedures import OfN, best_of_n, sample, worst_of_n
 
@@ -72,9 +72,9 @@ class Plan:
     """The KL targets of each sweep; what is measured is another."""
     seeds: int = 3
     """Trainings of each recipe and target."""
-    train: int = 40
+    train: int = 80
     """Training prompts a situation."""
-    test: int = 50
+    test: int = 150
     """Test prompts a situation."""
     k: int = 128
     """Anchors a training prompt."""
@@ -88,7 +88,10 @@ class Plan:
     batch: int = 128
     generations: int = 16
     rate: float = 5e-4
-    situations: tuple[str, ...] = tuple(SITUATIONS)
+    lora_rank: int | None = None
+    """None trains all weights."""
+    situations: tuple[str, ...] = PAIR
+    """Two, since what a training has to learn grows with them, and so do the samples that it takes."""
 
     @property
     def sampling(self) -> Sampling:
@@ -110,6 +113,7 @@ class Plan:
             generations=self.generations,
             max_new_tokens=self.tokens,
             learning_rate=self.rate,
+            lora_rank=self.lora_rank,
             checkpoint_every=20,
         )
 

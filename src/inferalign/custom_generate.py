@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from inferalign.core.errors import InferalignError, InputError
 from inferalign.core.lookup import resolve
+from inferalign.core.loops import run_to_end
 from inferalign.core.types import Completion, Message, Prompt, Result, RoleUsage, StopReason, TokenIds
 from inferalign.custom_request import Request, read_request
 from inferalign.engines.chat import ChatFormat
@@ -30,8 +30,6 @@ from inferalign.scorers.table import build_scorer
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 
 def rain(
@@ -108,7 +106,7 @@ class RainGenerate:
             )
         with self._lock, evaluating(model):
             loaded = self._engines.of(model, request.end_ids)
-            answers = _run(lambda: self._answers(loaded, request))
+            answers = run_to_end(lambda: self._answers(loaded, request))
         return request.output(answers)
 
     async def _answers(self, loaded: LoadedModel, request: Request) -> list[TokenIds]:
@@ -203,26 +201,3 @@ async def end_of(response: Completion, prompt_ids: TokenIds, loaded: LoadedModel
         return tuple(ends)
     (found,) = await loaded.engine.label_logprobs([prompt_ids + response.token_ids], ends, RoleUsage())
     return (ends[found.logprobs.index(max(found.logprobs))],)
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run to the end; inside a running event loop (a notebook) in a thread with a loop of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work())
-    tasks: list[asyncio.Task[T]] = []
-
-    async def cancellable() -> T:
-        tasks.append(asyncio.ensure_future(work()))
-        return await tasks[0]
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(lambda: asyncio.run(cancellable()))
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            # The interrupt reaches the waiting thread alone: without this, leaving the block waits for the search.
-            for task in tasks:
-                task.get_loop().call_soon_threadsafe(task.cancel)
-            raise

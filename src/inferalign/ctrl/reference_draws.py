@@ -69,12 +69,18 @@ class ReferenceDraws(TrainerCallback):  # type: ignore[misc]  # transformers is 
         with reference_of(self._trainer) as model:
             for first in range(0, len(mine), self._settings.at_once):
                 part = mine[first : first + self._settings.at_once]
-                drawn = draw(model, [prompt.token_ids for prompt in part], self._trainer, self._settings.max_new_tokens)
+                drawn = self._draw(model, [prompt.token_ids for prompt in part], f"reference draws from {first}")
                 scoring = self._reward.calibrated([prompt.prompt_id for prompt in part], drawn)
                 seen += asyncio.run_coroutine_threadsafe(scoring, self._trainer.async_loop).result().seen
         names = [each.name for each in fields(Seen)]
         counts = torch.tensor([getattr(seen, name) for name in names], dtype=torch.float64, device=parallel.device)
         return Seen(**dict(zip(names, parallel.reduce(counts, "sum").tolist(), strict=True)))
+
+    def _draw(self, model: Any, prompts: Sequence[TokenIds], what: str) -> list[TokenIds]:
+        trainer, most = self._trainer, self._settings.max_new_tokens
+        if trainer.draws_by_engine:
+            return [tuple(row) for row in trainer.draw(model, prompts, what, most)]
+        return draw(model, prompts, trainer, most)
 
 
 def choose(rendered: Sequence[Rendered], seed: int, step: int) -> list[Rendered]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.seeds import derive
+from inferalign.ctrl import engine_draws
 from inferalign.ctrl.by_length import by_length, positions
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.settings import CtrlSettings
@@ -147,6 +148,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         bare = self.accelerator.unwrap_model(self.model)
         bare = bare.get_base_model() if self.is_adapted else bare
         self._takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
+        self.draws_by_engine = not (config.use_vllm or config.bf16 or self.is_sharded) and engine_draws.suits(bare)
         if config.use_vllm:
             self.vllm_generation = VllmDraws(self.vllm_generation)
         check_no_dropout(self.model)
@@ -186,6 +188,28 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """They are token ids already; encoding rendered text would put a second start token before many."""
         return prompts, None, {}
+
+    def _generate_single_turn(self, prompts: list[list[int]], *rest: Any) -> list[list[int]]:
+        """By the engine where it can: a row that has ended costs nothing there, and draws are keyed."""
+        if self.draws_by_engine:
+            return self.draw(self.accelerator.unwrap_model(self.model), prompts, "draws", self.max_completion_length)
+        drawn: list[list[int]] = super()._generate_single_turn(prompts, *rest)
+        return drawn
+
+    def draw(self, model: Any, prompts: Sequence[Sequence[int]], what: str, most: int) -> list[list[int]]:
+        """Responses of this step by the engine, at most `most` tokens long, an end token included.
+
+        what: names the draws; under another name they are others.
+        """
+        seed = derive(self._seed, what, self.step, self.accelerator.process_index)
+        return engine_draws.draw(
+            model.get_base_model() if self.is_adapted else model,
+            self.processing_class,
+            [tuple(ids) for ids in prompts],
+            [derive(seed, "row", at) for at in range(len(prompts))],
+            ends=self.eos_token_ids,
+            max_new_tokens=most,
+        )
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, kept: int, batch_size: int | None = None, **more: Any

@@ -65,7 +65,7 @@ class LocalEngine:
         like = torch.empty(0, dtype=self._dtype, device=self._device)
         self.lanes = LanePool(self.store, self.model.shape, like, cache_bytes)
         self._scheduler = Scheduler(self.model, self.lanes)
-        self.reuses_prefixes = not _windowed(config) and _matches(model)
+        self.reuses_prefixes = shares_prefixes(model)
         self._requests: Requests = (
             TreeRequests(self.model, self.store, self.lanes) if self.reuses_prefixes else PlainRequests(model)
         )
@@ -230,9 +230,10 @@ def _windowed(config: Any) -> bool:
     return bool(kinds - {"full_attention"}) or (active and not kinds and window < config.max_position_embeddings)
 
 
-def _matches(model: Any) -> bool:
+def shares_prefixes(model: Any) -> bool:
+    """Whether packed passes give this model's own logits, so that what one prompt computed serves all that share it."""
     with torch.inference_mode():
-        return matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
+        return not _windowed(model.config.get_text_config()) and matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
 
 
 def _advice(name: str, error: Exception) -> str:
