@@ -89,9 +89,8 @@ def main() -> int:
     plan = replace(Plan(**given), **({**SMALL, **changed} if args.quick else changed))
     out = args.out or Path("runs/ctrl_gain-quick" if args.quick else "runs/ctrl_gain")
     if args.quick:
-        show(
-            f"--quick: {plan.seeds} training seed, small batches and {len(plan.situations) * plan.test} test prompts: wide intervals"
-        )
+        asked = len(plan.situations) * plan.test
+        show(f"--quick: {plan.seeds} training seed, small batches and {asked} test prompts: wide intervals")
     began = time.monotonic()
     base, length, points = study(out, plan, args.processes)
     told = report(out, plan, base, length, points)

@@ -247,4 +247,6 @@ def test_quick_is_a_plan_and_names_are_recipes() -> None:
     assert small.settings(RECIPES["exp:10"], 0.5, 0).prompts_a_step >= 4
     assert set(gain_tables.FOR.values()) <= RECIPES.keys()
     assert {RECIPES[name].procedure for name in gain_tables.CTRL.values()} == set(gain_tables.CTRL)
-    assert len({prompt.id for prompt in small.asked("train") + small.asked("test")}) == 8 * (small.train + small.test)
+    asked = small.asked("train") + small.asked("test")
+    assert len({prompt.id for prompt in asked}) == len(small.situations) * (small.train + small.test)
+    assert len(small.asked("test")) >= 300

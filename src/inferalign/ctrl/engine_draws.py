@@ -14,8 +14,6 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from inferalign.core.loops import run_to_end
 from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.engines.base import Row
@@ -30,7 +28,7 @@ def suits(model: Any) -> bool:
 
     Elsewhere `model.generate` draws. On GPUs `--vllm` is the faster way.
     """
-    if model.device.type != "cpu" or model.dtype != torch.float32:
+    if model.device.type != "cpu" or str(model.dtype) != "torch.float32":
         return False
     with evaluating(model):
         return shares_prefixes(model)
