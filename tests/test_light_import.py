@@ -23,6 +23,7 @@ TORCH_FILES = {
     "ctrl/processes.py",
     "ctrl/run.py",
     "ctrl/saving.py",
+    "ctrl/shared_prompts.py",
     "ctrl/step_log.py",
     "ctrl/tabular.py",
     "ctrl/trainer.py",

@@ -27,10 +27,11 @@ from trl import RLOOConfig, RLOOTrainer
 
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.seeds import derive
-from inferalign.ctrl import engine_draws
+from inferalign.ctrl import engine_draws, shared_prompts
 from inferalign.ctrl.by_length import by_length, positions
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.settings import CtrlSettings
+from inferalign.ctrl.shared_prompts import Packed, by_prompt, responses_a_row
 from inferalign.ctrl.vllm_draws import (
     APART_METRIC,
     EFFECTIVE_METRIC,
@@ -148,6 +149,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         bare = self.accelerator.unwrap_model(self.model)
         bare = bare.get_base_model() if self.is_adapted else bare
         self._takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
+        self._shares_prompts, self._width = shared_prompts.suits(bare), getattr(bare.config, "hidden_size", 1)
         self.draws_by_engine = not (config.use_vllm or config.bf16 or self.is_sharded) and engine_draws.suits(bare)
         if config.use_vllm:
             self.vllm_generation = VllmDraws(self.vllm_generation)
@@ -214,11 +216,17 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, kept: int, batch_size: int | None = None, **more: Any
     ) -> tuple[Any, ...]:
-        """By length where one process holds everything: DDP and FSDP want one pass for each backward.
+        """By prompt or by length where one process holds everything: DDP and FSDP want one pass for each backward.
 
         A model of experts is left whole too, since the loss that balances them is not a mean over rows.
         """
         work = super()._get_per_token_logps_and_entropies
+
+        def packed_pass(rows: Packed) -> tuple[Tensor, Tensor | None]:
+            told = {"input_ids": rows.ids, "attention_mask": rows.sees, "position_ids": rows.positions}
+            with self.accelerator.autocast():
+                out = model(**told, shift_labels=rows.labels, fused_lm_head=True)
+            return out.log_probs, out.entropy if more.get("compute_entropy") else None
 
         def one_pass(ids: Tensor, mask: Tensor, kept: int) -> tuple[Any, ...]:
             placed = functools.partial(model, position_ids=positions(mask)) if self._takes_positions else model
@@ -226,13 +234,23 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
             return found
 
         alone = self.accelerator.num_processes == 1 and not self.is_sharded and not more.get("compute_aux_loss")
+        together = self._responses_a_row(mask, kept) if alone else 1
         found: tuple[Any, ...]
-        if alone:
+        if together > 1:
+            found = (*by_prompt(packed_pass, ids, mask, kept, together, batch_size), None)
+        elif alone:
             found = (*by_length(one_pass, ids, mask, kept, batch_size), None)
         else:
             found = work(model, ids, mask, kept, batch_size, **more)
         self._seen.append(found[0].detach())
         return found
+
+    def _responses_a_row(self, mask: Tensor, kept: int) -> int:
+        """1 where the model cannot share a prompt, or nothing would be saved."""
+        if not self._shares_prompts:
+            return 1
+        before, after = mask[:, :-kept].sum() / len(mask), mask[:, -kept:].sum() / len(mask)
+        return responses_a_row(float(before), float(after), self._width)
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *rest: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, *rest)

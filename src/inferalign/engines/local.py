@@ -222,7 +222,7 @@ def _end_ids(model: Any) -> tuple[int, ...]:
     return tuple(ends) if isinstance(ends, list | tuple) else (ends,)
 
 
-def _windowed(config: Any) -> bool:
+def windowed(config: Any) -> bool:
     """Whether some layer sees a window shorter than the context, which a short probe would not notice."""
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -233,7 +233,7 @@ def _windowed(config: Any) -> bool:
 def shares_prefixes(model: Any) -> bool:
     """Whether packed passes give this model's own logits, so that what one prompt computed serves all that share it."""
     with torch.inference_mode():
-        return not _windowed(model.config.get_text_config()) and matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
+        return not windowed(model.config.get_text_config()) and matches_plain(model, TOLERANCE.get(model.dtype, 1e-2))
 
 
 def _advice(name: str, error: Exception) -> str:
