@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from inferalign.cli.compare import Entry, entry, known_betas, parse_entries
+from inferalign.cli.compare import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
+from inferalign.engines.weights import weights_digest
 from inferalign.winrate.card import Card, read_card, write_card
 from tests.plain import QUESTION
 from tests.winrate.models import perturbed
@@ -38,7 +39,7 @@ def models(llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """Two policies, near to the base model and far from it; the first has a card."""
     root = tmp_path_factory.mktemp("policies")
     near, far = (perturbed(llama_dir, root / name, size) for name, size in (("near", 0.4), ("far", 1.0)))
-    write_card(near, CARD)
+    write_card(near, replace(CARD, base_weights=weights_digest(str(llama_dir))))
     return near, far
 
 
@@ -156,14 +157,52 @@ def test_one_line_of_what_cannot_be_compared(
 
 
 @pytest.mark.parametrize("transform", ["raw", "standardised", "exp:10"])
-def test_a_beta_in_other_units_than_the_win_rates_gives_no_objective(tmp_path: Path, transform: str) -> None:
+def test_a_beta_in_other_units_than_the_win_rates_gives_no_objective(transform: str) -> None:
     """100 times the rewards give 100 times the beta of raw, and the same policy."""
-    for name, card in (("same", CARD), ("other", replace(CARD, transform=transform, beta=25.0))):
-        (tmp_path / name).mkdir()
-        write_card(tmp_path / name, card)
-    (tmp_path / "none").mkdir()
-    entries = [Entry(name, None, str(tmp_path / name)) for name in ("same", "other", "none")]
-    assert known_betas(entries) == {"same": 0.25, "other": None, "none": None}
+    entries = [Entry(name, None, name) for name in ("same", "other", "none")]
+    cards = [CARD, replace(CARD, transform=transform, beta=25.0), None]
+    assert known_betas(entries, cards) == {"same": 0.25, "other": None, "none": None}
+
+
+def test_seeds_whose_beta_a_controller_moved_are_one_recipe_and_other_recipes_are_not() -> None:
+    entries = [Entry("own", None, "1"), Entry("own", None, "2")]
+    assert known_betas(entries, [CARD, replace(CARD, beta=0.27)]) == {"own": pytest.approx(0.26)}
+    with pytest.raises(InputError, match="exp:10 for best-of-n:2, identity for best-of-n:2"):
+        known_betas(entries, [CARD, replace(CARD, transform="exp:10")])
+
+
+def test_answers_are_as_long_as_in_training() -> None:
+    asked = CompareOptions("base", ["a"], prompts=Path("p"), run=Path("r"))
+    short, long = replace(CARD, max_new_tokens=8), replace(CARD, max_new_tokens=64)
+    assert known_length(asked, [None, CARD]) == 256
+    assert known_length(asked, [None, short, CARD]) == 8
+    assert known_length(replace(asked, max_new_tokens=5), [short, long]) == 5
+    with pytest.raises(InputError, match="8, 64 tokens"):
+        known_length(asked, [short, long])
+
+
+def test_only_the_model_that_a_training_started_from_is_a_base(
+    tmp_path: Path, llama_dir: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, other = str(write_prompts(tmp_path / "p.jsonl", 2)), perturbed(llama_dir, tmp_path / "other", 0.1, seed=4)
+    questions = ["--allow-guide-as-judge", "--selector", "self", "--judge", "self"]
+    command = ["--prompts", prompts, "--run", str(tmp_path / "run"), *questions]
+    assert main(["compare", str(other), f"own={models[0]}", *command]) == 1
+    assert "was trained from other weights" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["compare", str(llama_dir), f"own={models[0]}", "./nodir", *command]) == 1
+    assert "no model directory './nodir'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_no_training_seed_beside_itself(
+    tmp_path: Path, llama_dir: Path, models: tuple[Path, Path], questions: tuple[str, str], capsys: Any
+) -> None:
+    command = ["compare", str(llama_dir), f"own={models[1]}", f"own={models[1]}", "--selector", questions[0]]
+    command += ["--judge", questions[1], "--prompts", str(write_prompts(tmp_path / "p.jsonl", 1))]
+    command += ["--run", str(tmp_path / "run"), "--procedures", "sample", "--m", "2", "--base-m", "4"]
+    assert main([*command, "--max-new-tokens", "4"]) == 1
+    assert "training seeds differ" in capsys.readouterr().err
 
 
 def test_seeds_of_one_name_must_share_a_beta(

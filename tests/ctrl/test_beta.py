@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from inferalign.core.errors import InputError
-from inferalign.ctrl.beta import KlController, beta_for, beta_of_tilt
+from inferalign.ctrl.beta import KlController, beta_for, beta_of_tilt, reward_kind
 from inferalign.ctrl.reward import HeldAnchors
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.theory.finite import anchored
+from inferalign.theory.optimal import solve
 from inferalign.theory.procedures import best_of_n
-from inferalign.theory.transforms import Exponential
+from inferalign.theory.transforms import Exponential, Tabulated
 
 
 def anchors(k: int = 256, prompts: int = 40, scales: float = 0.0) -> HeldAnchors:
@@ -34,6 +35,15 @@ def test_a_beta_that_is_given_is_taken() -> None:
 def test_untied_scores_give_the_beta_of_the_theory_of_k_anchors() -> None:
     found = beta_for(CtrlSettings(kl=0.5, transform="exp:10"), anchors())
     assert found == pytest.approx(anchored(best_of_n(4), Exponential(10.0), 256, 0.5).beta, rel=0.02)
+
+
+def test_the_optimal_transform_is_frozen_at_a_beta_that_is_given() -> None:
+    found = reward_kind(CtrlSettings(transform="optimal", procedure="best-of-n:4", beta=0.02))
+    at_kl = reward_kind(CtrlSettings(transform="optimal", procedure="best-of-n:4", kl=0.5))
+    assert isinstance(found, Tabulated)
+    assert isinstance(at_kl, Tabulated)
+    assert np.allclose(found.values, solve(best_of_n(4), beta=0.02).transform.values)
+    assert not np.allclose(found.values, at_kl.values, atol=0.05)
 
 
 def test_the_optimal_transform_is_that_of_procedure_and_kl() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
+from inferalign.core.shards import FileLock
 from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.run import train_ctrl
+from inferalign.ctrl.run import LOCK, train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.trainer import CtrlTrainer
@@ -97,10 +99,30 @@ def test_killed_twice_and_resumed_it_ends_at_the_same_weights(tmp_path: Path, ll
         trained(llama_dir, tmp_path / "killed")
 
 
+def test_one_process_trains_a_run(tmp_path: Path, llama_dir: Path) -> None:
+    """Another one would mix its lines and its checkpoints with them."""
+    (tmp_path / "out").mkdir()
+    first = FileLock(tmp_path / "out" / LOCK, "it")
+    with pytest.raises(RunError, match=rf"out is being written by process {os.getpid()}\. Wait for it"):
+        trained(llama_dir, tmp_path / "out")
+    first.release()
+    assert trained(llama_dir, tmp_path / "out").steps == 6
+
+
+def test_a_log_of_other_steps_is_not_gone_on_from(tmp_path: Path, llama_dir: Path) -> None:
+    with pytest.raises(Killed):
+        trained(llama_dir, tmp_path, on_step=kill_at(5))
+    log = tmp_path / "steps.jsonl"
+    first, *rest = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + first + b"".join(rest))
+    with pytest.raises(RunError, match="does not have one line for each of the 4 steps"):
+        trained(llama_dir, tmp_path)
+
+
 def test_what_is_written_loads_as_any_model_and_moved(tmp_path: Path, llama_dir: Path) -> None:
     made = trained(llama_dir, tmp_path / "out")
     assert made.steps == 6
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "steps.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "steps.jsonl", "training.lock"]
     assert made.model == tmp_path / "out" / "model"
     assert lines(tmp_path / "out")[0]["kl_sequence"] == pytest.approx(0, abs=1e-6)
     assert made.kl == pytest.approx(lines(tmp_path / "out")[-1]["kl_sequence"])

@@ -91,7 +91,7 @@ def test_a_warning_needs_more_than_the_intervals() -> None:
 
 
 def test_pools_that_are_too_small() -> None:
-    with pytest.raises(InputError, match=r"worst-of-n:4 needs 8 answers.*--m"):
+    with pytest.raises(InputError, match=r"worst-of-n:4 needs 8 answers of the base model.*--base-m"):
         ceilings({"worst-of-n:4": worst_of_n(4)}, base_pool(5, 7, 0), judged_by_selector=False)
     assert ceilings({"worst-of-n:4": worst_of_n(4)}, base_pool(5, 7, 0), judged_by_selector=True)
 

@@ -72,6 +72,7 @@ def calibrate(options: CalibrateOptions) -> None:
     advice, k = _count(options)
     if advice is not None:
         show(in_words(advice))
+    check_start(options.model)
     job = Job(
         model=options.model,
         scorer=options.scorer,
@@ -100,6 +101,17 @@ def calibrate(options: CalibrateOptions) -> None:
     write_json_atomic(options.run / "metrics.json", said)
     show(_table(quality, made))
     emit(said)
+
+
+def check_start(model: str) -> None:
+    """Raises `InputError` for a trained difference to the sandbox model: training starts from whole weights."""
+    from inferalign.core.errors import InputError
+
+    if model.startswith("sandbox:"):
+        raise InputError(
+            f"{model} is a difference to the sandbox model, and a training starts from a whole one: give sandbox, a "
+            "model directory, or a hub id"
+        )
 
 
 def _count(options: CalibrateOptions) -> tuple[Advice | None, int]:

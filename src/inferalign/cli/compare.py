@@ -52,8 +52,8 @@ class CompareOptions:
     """Answers a prompt of the base model, which every contest and the theory curves rest on: 2 N at least."""
     kl: float | None = None
     """Compare recipes at this KL (nats) too, each interpolated between the points of its sweep."""
-    max_new_tokens: int = 256
-    """Tokens an answer may have before it is cut."""
+    max_new_tokens: int | None = None
+    """Tokens an answer may have before it is cut; without it, as many as the policies were trained with, or 256."""
     seed: int = 0
     """Every draw is derived from it; base model and policies get different ones, policies the same."""
     cards: Annotated[bool, Parameter(negative="")] = False
@@ -65,6 +65,10 @@ class CompareOptions:
     concurrency: int = 16
     """Prompts in flight: they share the model's passes, and change no answer."""
     engine: Annotated[ModelOptions, Parameter(name="*")] = field(default_factory=ModelOptions)
+
+
+SEEDS_APART = 1.25
+"""The largest beta of one name's seeds over the smallest: a controller (`--kl-gain`) takes each to another."""
 
 
 class Entry(NamedTuple):
@@ -91,10 +95,11 @@ def compare(options: CompareOptions) -> None:
     from inferalign.winrate.compare import measure
 
     entries, procedures = parse_entries(options.policies), parse_procedures(options)
-    prompts, betas = read_prompts(options.prompts), known_betas(entries)
+    prompts, cards = read_prompts(options.prompts), read_cards(entries)
+    betas, tokens = known_betas(entries, cards), known_length(options, cards)
     try:
         with at_once():
-            base, pools, by_selector = asyncio.run(_pools(options, entries, prompts))
+            base, pools, by_selector = asyncio.run(_pools(options, entries, cards, prompts, tokens))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise KeyboardInterrupt from None
     curves = ceilings(procedures, base, judged_by_selector=by_selector)
@@ -109,6 +114,7 @@ def compare(options: CompareOptions) -> None:
         "prompts": len(prompts),
         "m": options.m,
         "base_m": options.base_m,
+        "max_new_tokens": tokens,
         "seed": options.seed,
         "base_unscored": base.unscored,
         **found.as_json(),
@@ -177,27 +183,54 @@ def refuse_one_scorer(options: CompareOptions) -> None:
         )
 
 
-def known_betas(entries: Sequence[Entry]) -> dict[str, float | None]:
-    """By policy's name, the beta that its models' cards agree on; None where one has no card.
-
-    None also where it is not in units of the win rate: under another transform than identity, and without calibration.
-    Raises `InputError` when betas differ: then they are no training seeds of one recipe.
-    """
+def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
+    """Each policy's card. Raises `ModelError` for a policy that is not there, before anything is drawn."""
+    from inferalign.engines.weights import check_folder
     from inferalign.winrate.card import read_card
 
-    cards: dict[str, list[Card | None]] = {}
     for one in entries:
-        cards.setdefault(one.name, []).append(read_card(Path(one.model)))
+        if not one.model.startswith("sandbox:"):
+            check_folder(one.model)
+    return [read_card(Path(one.model)) for one in entries]
+
+
+def known_length(options: CompareOptions, cards: Sequence[Card | None]) -> int:
+    """Tokens of an answer. Raises `InputError` where the policies were trained with different lengths."""
+    if options.max_new_tokens is not None:
+        return options.max_new_tokens
+    lengths = {card.max_new_tokens for card in cards if card is not None and card.max_new_tokens is not None}
+    if len(lengths) > 1:
+        raise InputError(
+            f"the policies were trained with answers of {', '.join(map(str, sorted(lengths)))} tokens: say by "
+            "--max-new-tokens how long they may be here"
+        )
+    return next(iter(lengths), 256)
+
+
+def known_betas(entries: Sequence[Entry], cards: Sequence[Card | None]) -> dict[str, float | None]:
+    """By policy's name, the mean beta of its models' cards; None where one has no card.
+
+    None also where it is not in units of the win rate: under another transform than identity, and without calibration.
+    Raises `InputError` when recipes differ, or betas by more than a controller moves them: then they are no training
+    seeds of one recipe.
+    """
+    by_name: dict[str, list[Card | None]] = {}
+    for one, card in zip(entries, cards, strict=True):
+        by_name.setdefault(one.name, []).append(card)
     betas: dict[str, float | None] = {}
-    for name, found in cards.items():
+    for name, found in by_name.items():
         known = [card for card in found if card is not None]
-        if len(several := sorted({card.beta for card in known})) > 1:
+        recipes = sorted({f"{card.transform} for {card.trained_for}" for card in known})
+        several = sorted({card.beta for card in known})
+        apart = len(recipes) > 1 or (several and several[-1] > SEEDS_APART * several[0])
+        if apart:
+            said = ", ".join(recipes) if len(recipes) > 1 else "beta " + ", ".join(f"{beta:g}" for beta in several)
             raise InputError(
-                f"the policies named {name!r} were trained with beta {', '.join(f'{beta:g}' for beta in several)}, and "
-                f"one name is for seeds of one training: name each {name}@POINT=DIR"
+                f"the policies named {name!r} were trained with {said}, and one name is for seeds of one training: "
+                f"name each {name}@POINT=DIR"
             )
-        comparable = len(known) == len(found) and all(card.transform == "identity" for card in known)
-        betas[name] = several[0] if comparable else None
+        comparable = known and len(known) == len(found) and all(card.transform == "identity" for card in known)
+        betas[name] = sum(card.beta for card in known) / len(known) if comparable else None
     return betas
 
 
@@ -213,7 +246,11 @@ def grouped(entries: Sequence[Entry], pools: Sequence[Pool], betas: Mapping[str,
 
 
 async def _pools(
-    options: CompareOptions, entries: Sequence[Entry], prompts: Sequence[Prompt]
+    options: CompareOptions,
+    entries: Sequence[Entry],
+    cards: Sequence[Card | None],
+    prompts: Sequence[Prompt],
+    tokens: int,
 ) -> tuple[Pool, list[Pool], bool]:
     """The base model's pool, one a policy, and whether the judge is the selector."""
     from inferalign.core.seeds import derive
@@ -224,6 +261,13 @@ async def _pools(
 
     base = load(options.base, options.engine)
     require_ends(base)
+    weights = str(base.engine.describe()["weights"])
+    for one, card in zip(entries, cards, strict=True):
+        if card is not None and ":" in weights and ":" in card.base_weights and card.base_weights != weights:
+            raise InputError(
+                f"{one.model} was trained from other weights than {options.base} ({card.base}, {card.base_weights}): "
+                "KL and win rates are against the model that a training started from, give that one"
+            )
     # Both judge with the base model where they need one: what decides must not change with what is judged.
     selector, judge = (
         build_scorer(
@@ -234,8 +278,9 @@ async def _pools(
     if same_scorer(selector, judge):
         refuse_one_scorer(options)
     seed = derive(options.seed, "base")
-    of_base = await _pool(options, "base", base, base, (selector, judge), prompts, options.base_m, seed)
+    of_base = await _pool(options, "base", base, base, (selector, judge), prompts, options.base_m, tokens, seed)
     pools, seen = [], dict.fromkeys((one.name for one in entries), 0)
+    models: dict[tuple[str, str], str] = {}
     for one in entries:
         seen[one.name] += 1
         policy = load(one.model, options.engine)
@@ -244,9 +289,16 @@ async def _pools(
                 f"{one.model} has another tokenizer or chat template than {options.base}, so that its answers have no "
                 "KL to it: give the model that it was trained from"
             )
+        same = one.name, str(policy.engine.describe()["weights"])
+        if same in models:
+            raise InputError(
+                f"{one.model} has the weights of {models[same]}, and both are called {one.name!r}: training seeds "
+                "differ, so give each model once"
+            )
+        models[same] = one.model
         label = f"policy-{re.sub('[^A-Za-z0-9.@_-]', '-', one.name)}-{seen[one.name]}"
         seed = derive(options.seed, "policy")
-        pools.append(await _pool(options, label, policy, base, (selector, judge), prompts, options.m, seed))
+        pools.append(await _pool(options, label, policy, base, (selector, judge), prompts, options.m, tokens, seed))
     return of_base, pools, same_scorer(selector, judge)
 
 
@@ -258,6 +310,7 @@ async def _pool(
     scorers: tuple[Scorer, Scorer],
     prompts: Sequence[Prompt],
     count: int,
+    tokens: int,
     seed: int,
 ) -> Pool:
     """Draw, score and re-score one policy's answers, each as far as its folder has not got."""
@@ -274,7 +327,7 @@ async def _pool(
             prompts,
             seed=seed,
             run=folder / POOL,
-            sampling=Sampling(max_new_tokens=options.max_new_tokens),
+            sampling=Sampling(max_new_tokens=tokens),
             concurrency=options.concurrency,
             progress=bar,
         )

@@ -104,6 +104,7 @@ def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) ->
 
     The engine goes with this function unless the scorer reads by it: training holds the weights often enough.
     """
+    from inferalign.cli.calibrate import check_start
     from inferalign.ctrl.anchors import AnchorCard, facts, prompts_sha256
     from inferalign.ctrl.beta import reward_kind
     from inferalign.ctrl.reward import CalibratedReward
@@ -112,6 +113,7 @@ def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) ->
     from inferalign.procedures.base import Sampling
     from inferalign.scorers.table import build_scorer
 
+    check_start(options.model)
     kind = reward_kind(options.settings)
     model = ModelOptions(chat_template=options.chat_template)
     loaded = load(options.model, model)

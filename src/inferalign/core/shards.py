@@ -59,20 +59,20 @@ class ShardSpec:
         return self.count == 1 or not sibling or other_name == self.name
 
 
-class ShardLock:
-    """The exclusive right to write a shard, held until `release` or the end of the process."""
+class FileLock:
+    """The exclusive right to what a file stands for, held until `release` or the end of the process."""
 
-    def __init__(self, records: Path, name: str) -> None:
-        """Raises `RunError` naming the process that holds the lock."""
-        self._path = records / f"{name}.lock"
+    def __init__(self, path: Path, what: str, advice: str = "") -> None:
+        """`what` is being written, and `advice` more to say. Raises `RunError` naming the process that holds it."""
+        self._path = path
         with disk_errors(self._path, "open"):
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             with disk_errors(self._path, "lock"):
                 if not _try_lock(self._handle):
                     raise RunError(
-                        f"{records.parent}: shard {name!r} is being written by {_owner(self._handle)}. Wait for it, "
-                        "end it, or give this command another --run. Where it has a --shard, 1/2 and 2/2 share it."
+                        f"{what} is being written by {_owner(self._handle)}. Wait for it, end it, or give this command "
+                        f"another --run.{advice}"
                     )
                 os.ftruncate(self._handle, 0)
                 os.pwrite(self._handle, str(os.getpid()).encode(), 0)
@@ -82,6 +82,14 @@ class ShardLock:
 
     def release(self) -> None:
         os.close(self._handle)
+
+
+class ShardLock(FileLock):
+    """The exclusive right to write a shard."""
+
+    def __init__(self, records: Path, name: str) -> None:
+        more = " Where it has a --shard, 1/2 and 2/2 share it."
+        super().__init__(records / f"{name}.lock", f"{records.parent}: shard {name!r}", more)
 
 
 def active_writers(records: Path) -> Iterator[tuple[str, str]]:

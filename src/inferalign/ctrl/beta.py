@@ -62,7 +62,8 @@ class KlController:
 
 def reward_kind(settings: CtrlSettings) -> Kind:
     """What the settings make of a score. Raises `UnknownName` and `InputError` as `parse_reward` does."""
-    return parse_reward(settings.transform, parse_selection(settings.procedure), kl=settings.kl)
+    kl = settings.kl if settings.beta is None else None
+    return parse_reward(settings.transform, parse_selection(settings.procedure), kl=kl, beta=settings.beta)
 
 
 def beta_for(settings: CtrlSettings, anchors: AnchorScores | None) -> float:

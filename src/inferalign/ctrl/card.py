@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from inferalign.core.files import read_json
 from inferalign.core.stats import mean_interval
 from inferalign.ctrl.anchors import AnchorSet
 from inferalign.ctrl.reward_function import RewardFunction
+from inferalign.ctrl.saving import MODEL
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.engines.table import is_sandbox
+from inferalign.engines.table import SANDBOX, SANDBOX_CARD, is_sandbox
 from inferalign.winrate.card import Card
 
 
@@ -41,14 +43,21 @@ def card_of(
         sandbox=is_sandbox(model),
         seed=settings.seed,
         kl=mean_interval(kls),
+        max_new_tokens=settings.max_new_tokens,
     )
 
 
 def base_name(model: str) -> str:
-    """`sandbox`, a hub id, or a directory's own name: where it lay on this machine says nothing to others."""
-    if is_sandbox(model):
-        return "sandbox"
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """`sandbox`, a hub id, or a directory's own name: where it lay on this machine says nothing to others.
+
+    `model`, which is what every training calls its result, has the training's name before it.
+    """
+    if not Path(model).is_dir():
+        return SANDBOX if is_sandbox(model) else model
+    folder = Path(model).resolve()
+    if is_sandbox(model) and "start" not in read_json(folder / SANDBOX_CARD):
+        return SANDBOX
+    return f"{folder.parent.name}/{folder.name}" if folder.name == MODEL else folder.name
 
 
 def reward_name(reward: Callable[..., Any]) -> str:

@@ -2,8 +2,9 @@
 
 The policy is a table over 57 responses (`tabular`), so the gradient of E[Phi(C)] - beta KL(pi || p) is a sum that
 automatic differentiation gives exactly. TRL's is what one real step of `CtrlTrainer` does to the weights, with plain
-gradient descent at learning rate 1 and no clipping of norms: generation, log-probabilities, reward, baseline and loss
-are those of any training. A KL estimator or a normalisation that changes in another version of TRL changes this.
+gradient descent at learning rate 1 and no clipping of norms: log-probabilities, reward, baseline and loss are those of
+any training, and TRL's own generation draws. (What `engine_draws` draws on CPUs has tests of its law.) A KL estimator
+or a normalisation that changes in another version of TRL changes this.
 """
 
 from __future__ import annotations

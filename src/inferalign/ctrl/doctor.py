@@ -112,6 +112,8 @@ def gradient(samples: int) -> Finding:
     words = f"trl {version('trl')}: {agreement} ({samples:,} samples, KL {found.kl:.2f})"
     if found.holds:
         return Finding("gradient", "ok", words)
+    if samples < SAMPLES:
+        return Finding("gradient", "warning", f"{words}: too few samples to tell; give --samples {SAMPLES}")
     needed = f"at least {LEAST_COSINE} and within {LARGEST_DEVIATION} of 1 are needed"
     advice = "install the trl version that this package asks for"
     return Finding("gradient", "failed", f"{words}: {needed}; {advice}")

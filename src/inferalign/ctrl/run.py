@@ -3,6 +3,7 @@
     OUT/model/              the trained model, its tokenizer and card, once it is finished
     OUT/adapter/            of a LoRA training, the adapter alone
     OUT/steps.jsonl         one line a step: KL, beta, rewards, lengths, what the reward logged
+    OUT/training.lock       held by the process that trains
     OUT/checkpoint/         weights and optimiser of an unfinished training, as safetensors
 
 A step depends on the weights, the optimiser, beta and the step's number alone: draws have seeds of their own, and the
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 from trl import RLOOConfig
 
 from inferalign.core.errors import InputError, ModelError, RunError
+from inferalign.core.files import disk_errors
+from inferalign.core.shards import FileLock
 from inferalign.core.types import Prompt
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
 from inferalign.ctrl.beta import KlController, beta_for
@@ -45,6 +50,7 @@ from inferalign.engines.weights import check_folder, check_loaded, quiet, weight
 from inferalign.procedures.base import Sampling
 
 LOG = "steps.jsonl"
+LOCK = "training.lock"
 HOW_OFTEN = ("checkpoint_every", "check_every")
 """Settings that decide no weight."""
 
@@ -88,8 +94,7 @@ def train_ctrl(
     """
     check_processes(settings)
     _check_algorithm(settings, rollouts)
-    if (out / MODEL).exists():
-        raise RunError(f"{out} holds a finished model: name another --run, or remove it to train it again")
+    _refuse_finished(out)
     opened = _open(str(model), chat_template)
     if anchors is not None:
         anchors.require(_card_of_now(anchors, settings, opened, prompts))
@@ -105,19 +110,43 @@ def train_ctrl(
         "anchors": None if anchors is None else anchors.card.digest,
         "rollouts": None if rollouts is None else rollouts.digest,
     }
-    law = copy.deepcopy(opened.model.generation_config)
-    trainer = _trainer(settings, opened, reward, rollouts, out, dataset(rendered, places), beta)
-    if isinstance(reward, RewardFunction) and not trainer.is_sharded:
-        trainer.add_callback(ReferenceDraws(trainer, reward, rendered, settings))
-    log = _resumed(trainer, settings, out, made_by, on_step)
-    with quiet_trl():
-        trainer.train()
-    if trainer.step != settings.steps:
-        raise RunError(f"{trainer.step} of {settings.steps} steps were taken: TRL stopped early; repeat the command")
-    beta, kls = log.lines[-1][BETA_METRIC], [line[KL_METRIC] for line in log.lines[-max(1, settings.steps // 10) :]]
-    card = card_of(settings, anchors, reward, model=str(model), weights=opened.weights, beta=beta, kls=kls)
-    save_trained(trainer, opened.tokenizer, law, card, out, base=str(model))
+    with _writing(out):
+        law = copy.deepcopy(opened.model.generation_config)
+        trainer = _trainer(settings, opened, reward, rollouts, out, dataset(rendered, places), beta)
+        if isinstance(reward, RewardFunction) and not trainer.is_sharded:
+            trainer.add_callback(ReferenceDraws(trainer, reward, rendered, settings))
+        log = _resumed(trainer, settings, out, made_by, on_step)
+        with quiet_trl():
+            trainer.train()
+        if trainer.step != settings.steps:
+            raise RunError(
+                f"{trainer.step} of {settings.steps} steps were taken: TRL stopped early; repeat the command"
+            )
+        beta, kls = log.lines[-1][BETA_METRIC], [line[KL_METRIC] for line in log.lines[-max(1, settings.steps // 10) :]]
+        card = card_of(settings, anchors, reward, model=str(model), weights=opened.weights, beta=beta, kls=kls)
+        save_trained(trainer, opened.tokenizer, law, card, out, base=str(model))
     return Trained(model=out / MODEL, steps=trainer.step, beta=beta, kl=math.fsum(kls) / len(kls))
+
+
+def _refuse_finished(out: Path) -> None:
+    if (out / MODEL).exists():
+        raise RunError(f"{out} holds a finished model: name another --run, or remove it to train it again")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """The right to write the run, of the first process for all. Raises `RunError` where another training has it."""
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    with disk_errors(out, "make the folder"):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, str(out))
+    try:
+        _refuse_finished(out)  # by a training that ended since this one looked
+        yield
+    finally:
+        lock.release()
 
 
 class _Opened(NamedTuple):

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from inferalign.core.files import disk_errors
+from inferalign.core.files import disk_errors, read_json, write_json_atomic
 from inferalign.core.lookup import load
 from inferalign.ctrl.trainer import CtrlTrainer, quiet_trl
+from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import quiet
 from inferalign.winrate.card import Card, write_card
 
@@ -62,6 +63,14 @@ def save_trained(trainer: CtrlTrainer, tokenizer: Any, law: Any, card: Card, out
         model.save_pretrained(made, state_dict=state)
         tokenizer.save_pretrained(made)
         write_card(made, card)
+        if card.sandbox:
+            # it still speaks the sandbox's language, and knows the questions that are asked in it
+            told = {
+                "version": "trained",
+                "world": read_json(Path(base) / SANDBOX_CARD).get("world"),
+                "start": card.base_weights,
+            }
+            write_json_atomic(made / SANDBOX_CARD, told)
         if adapter.exists():
             shutil.rmtree(out / ADAPTER, ignore_errors=True)  # of a training that was stopped right here
             os.replace(adapter, out / ADAPTER)

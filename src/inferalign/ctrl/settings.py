@@ -22,7 +22,7 @@ class CtrlSettings:
     """Root of the prompts' order, of every draw, and of LoRA's first weights."""
     procedure: str = "best-of-n:4"
     """What the model is trained for: how it will be decoded."""
-    transform: str = "exp:10"
+    transform: str = "optimal"
     """What is made of the calibrated reward: identity, log, exp:T, power:K, one-shot, optimal; or raw, standardised."""
     algorithm: Literal["reinforce", "offline"] = "reinforce"
     """How: by fresh draws of the policy, or by regression on the anchors' own rollouts (a baseline; draws none)."""
@@ -40,7 +40,7 @@ class CtrlSettings:
     """Responses a prompt; the others of a prompt are each one's baseline."""
     micro_batch: int | None = None
     """Responses that one process holds in memory at once; without it, its whole share of a step."""
-    max_new_tokens: int = 64
+    max_new_tokens: int = 256
     """Tokens that a response may have; as many as the anchors had."""
     learning_rate: float = 1e-4
     """Peak of AdamW's, after the warm-up; cosine to 0."""

@@ -47,9 +47,10 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if done:
             with disk_errors(self._path, "read"):
                 found = [parse_json(line) for line in self._path.read_bytes().splitlines()[:done]]
-            if len(found) < done:
+            if [line.get("step") for line in found] != list(range(1, done + 1)):
                 raise RunError(
-                    f"{self._path} has {len(found)} lines and {done} steps were taken: restore it from a copy"
+                    f"{self._path} does not have one line for each of the {done} steps that were taken: restore it "
+                    "from a copy, or name another --run"
                 )
             self.lines = found
             if self._reward is not None:

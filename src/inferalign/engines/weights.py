@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from huggingface_hub import try_to_load_from_cache
 from transformers.utils import logging
@@ -14,7 +15,9 @@ from transformers.utils import logging
 from inferalign.core.errors import ModelError
 
 HASHED_WHOLE = 1 << 30
-"""Bytes up to which the weights are hashed whole; beyond, their headers and sizes are."""
+"""Bytes up to which the weights are hashed whole; beyond, parts of every tensor are."""
+PART = 1 << 14
+"""Bytes of a tensor's beginning, middle and end that are hashed of large models."""
 
 
 def check_folder(name: str) -> None:
@@ -76,7 +79,9 @@ def quiet() -> Iterator[None]:
 
 
 def weights_digest(name: str) -> str:
-    """`sha256:...` of a model's safetensors, or `header-sha256:...` of large ones.
+    """`sha256:...` of a model's safetensors, or `parts-sha256:...` of large ones, in which every tensor has a part.
+
+    A training, a merged adapter or another revision changes all of a tensor, so that its parts tell.
 
     Those of a hub id lie in the cache that it was loaded from: the id alone would not tell one revision from the next.
     It is `hub` only where that cache cannot be found.
@@ -96,6 +101,20 @@ def weights_digest(name: str) -> str:
                 while block := file.read(1 << 22):
                     digest.update(block)
             else:
-                digest.update(file.read(8 + int.from_bytes(file.read(8), "little")))
-                digest.update(str(shard.stat().st_size).encode())
-    return f"{'sha256' if whole else 'header-sha256'}:{digest.hexdigest()}"
+                for part in _parts(file):
+                    digest.update(part)
+    return f"{'sha256' if whole else 'parts-sha256'}:{digest.hexdigest()}"
+
+
+def _parts(file: BinaryIO) -> Iterator[bytes]:
+    """The header of a safetensors file, and what `PART` says of each tensor."""
+    size = file.read(8)
+    header = file.read(int.from_bytes(size, "little"))
+    yield size + header
+    data = file.tell()
+    told = json.loads(header)
+    for name in sorted(told.keys() - {"__metadata__"}):
+        begin, end = told[name]["data_offsets"]
+        for at in (begin, (begin + end - PART) // 2, end - PART):
+            file.seek(data + max(begin, at))
+            yield file.read(min(PART, end - begin))

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredWinRate:
-    """One row of a comparison with the base model, on held-out prompts."""
+    """One row of a comparison with the base model."""
 
     procedure: str
     """On both sides."""
@@ -67,6 +67,8 @@ class Card:
     seed: int
     kl: Estimate
     """Sequence KL to the base model in nats at the end of training, on training prompts; empty where not measured."""
+    max_new_tokens: int | None = None
+    """Tokens that an answer could have in training: KL and win rates are of answers so long."""
     measured: tuple[MeasuredWinRate, ...] = ()
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ def model_card(card: Card, name: str) -> str:
         "reward": escape(card.reward),
         "base model": f"{escape(card.base)} ({escape(card.base_weights)})",
         "seed": str(card.seed),
+        "tokens an answer, at most": "not known" if card.max_new_tokens is None else str(card.max_new_tokens),
         "sequence KL at the end of training, nats": _shown(card.kl, 1.0, 3),
     }
     lines = [
@@ -150,8 +153,8 @@ def model_card(card: Card, name: str) -> str:
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
     if card.measured:
         lines += [
-            "Win rates against the base model under the same procedure, ties counting half, on held-out prompts; "
-            "mean [95 % interval over prompts].",
+            "Win rates against the base model under the same procedure, ties counting half, on the prompts that "
+            "`inferalign compare` was given; mean [95 % interval over prompts].",
             "",
             "| procedure | selector | judge | win rate, % | KL, nats | ceiling at this KL, % | prompts |",
             "|---|---|---|---|---|---|---|",

@@ -155,8 +155,9 @@ def _measured(procedure: OfN, base: Pool) -> tuple[dict[int, Floats], Counter[in
             splits[ranked] += 1
     if not totals:
         raise InputError(
-            f"the ceiling of {procedure.name} needs {max(3, 2 * procedure.n)} answers a prompt that both selector and "
-            "judge could score, and no prompt has them: draw a larger pool (--m)"
+            f"the ceiling of {procedure.name} needs {max(3, 2 * procedure.n)} answers of the base model a prompt that "
+            "both selector and judge could score, and no prompt has them (the scores in the run folder say why): mend "
+            "the scorer, or draw a larger pool (--base-m)"
         )
     return {size: total / splits[size] for size, total in totals.items()}, splits
 

@@ -39,6 +39,11 @@ def at_kl(sweep: Sequence[tuple[ByPrompt, ByPrompt]], kl: float) -> dict[str, fl
         if below[1].mean() <= kl <= above[1].mean() and 0 < below[1].mean() < above[1].mean()
     )
     found = next(enclosing, None)
+    if found is None and points[0][1].mean() <= 0 < kl <= points[-1][1].mean():
+        raise InputError(
+            f"KL {kl:g} lies between a point whose measured KL is {points[0][1].mean():.3f}, no more than chance, and "
+            "the next one: train a point between them"
+        )
     if found is None:
         reach = f"{points[0][1].mean():.3f} to {points[-1][1].mean():.3f}"
         raise InputError(f"KL {kl:g} is outside of the sweep, {reach} nats: train another point, or give a KL inside")
