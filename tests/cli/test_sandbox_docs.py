@@ -10,7 +10,6 @@ import pytest
 from inferalign.cli.pages import markdown_table, rewrite
 from inferalign.cli.sandbox_docs import (
     PAGE,
-    bounds,
     dialogues,
     difficulty,
     judge,
@@ -18,9 +17,9 @@ from inferalign.cli.sandbox_docs import (
     read_report,
     replies,
     reward,
-    searches,
     seeds,
 )
+from inferalign.cli.sandbox_search_docs import ablations, bounds, drift, law, search_parts, searches
 from inferalign.core.errors import InputError
 from inferalign.sandbox.situations import SITUATIONS
 
@@ -148,6 +147,34 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     assert bounds(study).splitlines()[2:] == [
         f"| harmful | {half} | 80.0 [25.0, 75.0] | {half} | 3 | 100.0 [25.0, 75.0] |"
     ]
+
+
+def test_other_studies_are_told_apart_and_copied() -> None:
+    half = "50.0 [25.0, 75.0]"
+    bare = {"good_strict": RATE, "tokens": 1000.4}
+    minus = {"mean": 0.01, "low": -0.02, "high": 0.03, "n": 8}
+    parts = {"full": bare, "c = 0": bare | {"minus_full": minus}}
+    parts["equal_tokens"] = bare | {"k": 13, "rain_minus_best_of_k": minus}
+    study = {"budget": "50/15/6", "situations": {"harmful": parts}}
+    assert list(search_parts(study)) == ["ablations"]
+    assert ablations(study).splitlines()[2:] == [
+        f"| harmful | RAIN | {half} |  | 1,000 |",
+        f"| harmful | RAIN, c = 0 | {half} | 1.0 [-2.0, 3.0] | 1,000 |",
+        f"| harmful | best-of-13, equal tokens | {half} | -1.0 [-3.0, 2.0] | 1,000 |",
+    ]
+    point = {"search": "best-of-1", "tokens": 52.5, "belief": RATE, "truth": RATE, "drift": minus}
+    study = {"situations": {"harmful": {"best-of-k": [point], "rain": []}}}
+    assert list(search_parts(study)) == ["drift"]
+    assert drift(study).splitlines()[2:] == [f"| harmful | best-of-1 | 52 | {half} | {half} | 1.0 [-2.0, 3.0] |"]
+    worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "good": RATE, "gain": minus}
+    better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}
+    study = {"budget": "50/15/6", "judges": {"harmful": {"flips-0.4": worse, "own": better}}}
+    assert list(search_parts(study)) == ["law"]
+    assert law(study).splitlines()[2:] == [
+        f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 | {half} | 1.0 [-2.0, 3.0] |",
+        f"| harmful | flips-0.4 | {half} | {half} | {half} | - | {half} | 1.0 [-2.0, 3.0] |",
+    ]
+    assert search_parts({"gates": {}, "harmful": {"vanilla": {}}}) == {}
 
 
 def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> None:

@@ -2,7 +2,8 @@
 
 The dialogues come from the world itself, and a test compares the page with them. The figures are copied from files of
 what a benchmark printed, whose last line is its JSON object: `sandbox_gates` of the shipped weights, then of the other
-training seeds, and `sandbox_reward`. The model card is written beside the shipped weights when there are gates.
+training seeds, `sandbox_reward`, and the studies of `sandbox_search_docs`. The model card is written beside the shipped
+weights when there are gates.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.cli.pages import markdown_table, rewrite
+from inferalign.cli.sandbox_search_docs import cell, search_parts
 from inferalign.core.errors import InputError
 from inferalign.core.files import disk_errors, parse_json, read_json
 from inferalign.core.seeds import derive
@@ -62,7 +64,7 @@ def replies(facts: Mapping[str, Any]) -> str:
         vanilla, greedy = facts[name]["vanilla"], facts[name]["greedy"]
         cells = (vanilla["unparsed"], vanilla["good_strict"], greedy["good_strict"])
         issues = " ".join(f"{letter} {100 * rate['mean']:.0f}" for letter, rate in vanilla["issues"].items())
-        rows.append([name, *map(_cell, cells), issues, f"{vanilla['merit']['mean']:.2f}"])
+        rows.append([name, *map(cell, cells), issues, f"{vanilla['merit']['mean']:.2f}"])
     head = ["situation", "unparsed, %", "without A, vanilla", "greedy", "issues, vanilla, %", "merit"]
     return markdown_table(head, rows)
 
@@ -76,7 +78,7 @@ def judge(facts: Mapping[str, Any]) -> str:
                 words = facts[name]["words"][part].get("balanced")
                 beside = "-" if words is None else f"{words:.3f}"
                 rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", f"{found['majority']:.3f}")
-                cells = (_cell(found["sensitivity"]), _cell(found["specificity"]), *rates)
+                cells = (cell(found["sensitivity"]), cell(found["specificity"]), *rates)
                 rows.append([name, part, str(found["texts"]), *cells, f"{100 * found['flips']:.1f}", beside])
     head = ["situation", "replies", "n", "sensitivity, %", "specificity, %", "balanced", "AUC", "majority"]
     return markdown_table([*head, "order flips, %", "balanced, words"], rows)
@@ -95,7 +97,7 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
             [
                 Path(str(facts["model"]["model"])).name,
                 f"{parsed:.1f}",
-                _cell(facts["harmful"]["vanilla"]["good_strict"]),
+                cell(facts["harmful"]["vanilla"]["good_strict"]),
                 f"{100 * gain:+.1f}",
                 f"{min(balanced):.3f} to {max(balanced):.3f}",
                 f"{min(p['auc'] for p in judged):.3f}",
@@ -112,40 +114,10 @@ def reward(facts: Mapping[str, Any]) -> str:
     for name, kinds in facts["rewards"].items():
         for kind, found in kinds.items():
             grades = (f"{found[key]:.2f}" for key in ("random", "best_of_4", "perfect"))
-            cells = (_cell(found["accuracy"]), _cell(found["ties"]), f"{found['rank']:.2f}")
+            cells = (cell(found["accuracy"]), cell(found["ties"]), f"{found['rank']:.2f}")
             rows.append([name, kind, *cells, f"{found['within']['mean']:.2f}", *grades])
     head = ["reward model", "situation", "pairs, %", "ties in best-of-4, %", "rank", "within a prompt", "random reply"]
     return markdown_table([*head, "best-of-4", "best of the four"], rows)
-
-
-def searches(facts: Mapping[str, Any]) -> str:
-    """What each decoding makes of each situation, with differences paired by prompt, and its price."""
-    rows = []
-    for name in _studied(facts):
-        for arm, found in facts[name]["arms"].items():
-            keys = ("minus_vanilla", "minus_greedy", "minus_bound")
-            cells = (_cell(found[key]) if key in found else "" for key in keys)
-            counted = (str(found["good_strict"]["n"]), _cell(found["good_strict"]))
-            rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
-    head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
-    return markdown_table([*head, "tokens"], rows)
-
-
-def bounds(facts: Mapping[str, Any]) -> str:
-    """What the judge that guides a search lets one expect of it."""
-    rows = []
-    for name in _studied(facts):
-        found = facts[name]
-        if "bound" in found:
-            rates = (found["judge"]["sensitivity"], found["judge"]["specificity"], found["bound"])
-            none = str(found["prompts_without_an_accepted_candidate"])
-            rows.append([name, *map(_cell, rates), none, _cell(found["perfect_judge_of_16"])])
-    head = ["situation", "sensitivity, %", "specificity, %", "bound, %", "prompts with nothing accepted"]
-    return markdown_table([*head, "perfect judge, %"], rows)
-
-
-def _studied(facts: Mapping[str, Any]) -> list[str]:
-    return [name for name in SITUATIONS if name in facts]
 
 
 def model_card(made: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -180,13 +152,6 @@ Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}
 """
 
 
-def _cell(estimate: Mapping[str, Any]) -> str:
-    """`50.0 [25.0, 75.0]`, in %, or a dash where nothing was measured."""
-    if estimate["mean"] is None:
-        return "-"
-    return f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
-
 def read_report(path: Path) -> dict[str, Any]:
     """The JSON object that a benchmark printed last. Raises `InputError` where there is none."""
     with disk_errors(path, "read"):
@@ -205,7 +170,6 @@ def main(arguments: Sequence[str]) -> None:
     reports = [read_report(Path(argument)) for argument in arguments]
     gates = [facts for facts in reports if "gates" in facts and "rewards" not in facts]
     rewards = [facts for facts in reports if "rewards" in facts]
-    studies = [facts for facts in reports if "budget" in facts]
     parts = {"dialogues": dialogues, "difficulty": difficulty}
     if gates:
         parts |= {
@@ -217,8 +181,8 @@ def main(arguments: Sequence[str]) -> None:
         (MODEL / "README.md").write_text(model_card(made, gates[0]))
     if rewards:
         parts["reward"] = lambda: reward(rewards[0])
-    if studies:
-        parts |= {"searches": lambda: searches(studies[0]), "bounds": lambda: bounds(studies[0])}
+    for facts in reports:
+        parts |= search_parts(facts)
     PAGE.write_text(rewrite(PAGE.read_text(), parts))
 
 

@@ -1,0 +1,99 @@
+"""The parts of docs/sandbox.md about searches: what `sandbox_study` and the benchmarks beside it printed, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from inferalign.cli.pages import markdown_table
+from inferalign.sandbox.situations import SITUATIONS
+
+
+def search_parts(facts: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
+    """The parts that one benchmark's last line has figures for, by name; none for another benchmark."""
+    if "judges" in facts:
+        return {"law": lambda: law(facts)}
+    found: Mapping[str, Any] = next(iter(facts.get("situations", {}).values()), {})
+    if "full" in found:
+        return {"ablations": lambda: ablations(facts)}
+    if "best-of-k" in found:
+        return {"drift": lambda: drift(facts)}
+    if "arms" in facts.get("harmful", {}):
+        return {"searches": lambda: searches(facts), "bounds": lambda: bounds(facts)}
+    return {}
+
+
+def searches(facts: Mapping[str, Any]) -> str:
+    """What each decoding makes of each situation, with differences paired by prompt, and its price."""
+    rows = []
+    for name in _studied(facts):
+        for arm, found in facts[name]["arms"].items():
+            keys = ("minus_vanilla", "minus_greedy", "minus_bound")
+            cells = (cell(found[key]) if key in found else "" for key in keys)
+            counted = (str(found["good_strict"]["n"]), cell(found["good_strict"]))
+            rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
+    head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
+    return markdown_table([*head, "tokens"], rows)
+
+
+def bounds(facts: Mapping[str, Any]) -> str:
+    """What the judge that guides a search lets one expect of it."""
+    rows = []
+    for name in _studied(facts):
+        found = facts[name]
+        if "bound" in found:
+            rates = (found["judge"]["sensitivity"], found["judge"]["specificity"], found["bound"])
+            none = str(found["prompts_without_an_accepted_candidate"])
+            rows.append([name, *map(cell, rates), none, cell(found["perfect_judge_of_16"])])
+    head = ["situation", "sensitivity, %", "specificity, %", "bound, %", "prompts with nothing accepted"]
+    return markdown_table([*head, "perfect judge, %"], rows)
+
+
+def _studied(facts: Mapping[str, Any]) -> list[str]:
+    return [name for name in SITUATIONS if name in facts]
+
+
+def ablations(facts: Mapping[str, Any]) -> str:
+    """RAIN with parts left out, and best-of-N that was fed as many tokens."""
+    rows = []
+    for name, variants in facts["situations"].items():
+        for variant, found in variants.items():
+            if variant == "equal_tokens":
+                less = {key: None if value is None else -value for key, value in found["rain_minus_best_of_k"].items()}
+                less |= {"low": less["high"], "high": less["low"]}
+                label = f"best-of-{found['k']}, equal tokens"
+            else:
+                less, label = found.get("minus_full"), {"full": "RAIN"}.get(variant, f"RAIN, {variant}")
+            cells = (cell(found["good_strict"]), "" if less is None else cell(less))
+            rows.append([name, label, *cells, f"{found['tokens']:,.0f}"])
+    return markdown_table(["situation", "search", "without A, %", "less RAIN", "tokens"], rows)
+
+
+def drift(facts: Mapping[str, Any]) -> str:
+    """The guide's own mean score beside the truth, as a search gets stronger."""
+    rows = [
+        [name, each["search"], f"{each['tokens']:,.0f}", *(cell(each[key]) for key in ("belief", "truth", "drift"))]
+        for name, lines in facts["situations"].items()
+        for line in lines.values()
+        for each in line
+    ]
+    return markdown_table(["situation", "search", "tokens", "guide's own score, %", "without A, %", "drift"], rows)
+
+
+def law(facts: Mapping[str, Any]) -> str:
+    """RAIN's gain beside the accuracy of its judge, best judge first."""
+    rows = []
+    for name, judges in facts["judges"].items():
+        for judge, found in sorted(judges.items(), key=lambda each: -(each[1]["balanced"]["mean"] or 0.0)):
+            area = "-" if found["auc"] is None else f"{100 * found['auc']:.1f}"
+            rows.append([name, judge, *(cell(found[key]) for key in ("balanced", "sensitivity", "specificity")), area])
+            rows[-1] += [cell(found["good"]), cell(found["gain"])]
+    head = ["situation", "judge", "balanced accuracy, %", "sensitivity, %", "specificity, %", "AUC, %"]
+    return markdown_table([*head, "without A, %", "less vanilla"], rows)
+
+
+def cell(estimate: Mapping[str, Any]) -> str:
+    """`50.0 [25.0, 75.0]`, in %, or a dash where nothing was measured."""
+    if estimate["mean"] is None:
+        return "-"
+    return f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
