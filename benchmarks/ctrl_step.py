@@ -2,30 +2,27 @@
 
     python -m benchmarks.ctrl_step                16 pairs of steps on a random model of the sandbox's size
     python -m benchmarks.ctrl_step --quick        5 pairs
-    python -m benchmarks.ctrl_step --model DIR    on a policy of the sandbox, with its prompts and its answers' lengths
+    python -m benchmarks.ctrl_step --model sandbox    on its policy (or DIR), with its prompts and its answers' lengths
 
 Two trainers take turns in one process, one step each, and who is first changes every time: `CtrlTrainer` with exp:10 of
 a calibrated reward, and TRL's own `RLOOTrainer` with the raw reward of the same reward model. Everything else is equal:
-arguments, prompts, weights (the learning rate is 0) and the random state that a step starts from, so that both draw the
-same responses, which is checked. A step is one turn of the training loop with all that belongs to it: batch, draws,
-log-probabilities, rewards, gradient, update, log. Times are CPU seconds of the process on one thread, which do not
-count what else the machine does. The ratio is the median of those of the pairs. The goal is 1.05 at most.
+arguments, prompts, weights (the learning rate is 0) and responses. Each draws as it does and pays for it; both go on
+with what the first of them drew, which is checked. A step is one turn of the training loop with all that belongs to it:
+batch, draws, log-probabilities, rewards, gradient, update, log. Times are CPU seconds of the process on one thread,
+which do not count what else the machine does. The ratio is the median of those of the pairs. The goal is 1.05 at most.
 
-The second table says where the time of a CTRL step goes. The third has what parts of it could cost: the same prompts'
-responses drawn by the project's own engine, which computes a prompt once for all of them (and what laying out new
-weights for it takes, once a step), and log-probabilities by rows of like length. Last stdout line: one JSON object.
+The second table says where the time of a CTRL step goes. Last stdout line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -35,22 +32,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom
-from torch import nn
 from transformers import TrainerCallback
-from trl import RLOOTrainer
 
 from benchmarks.sandbox_runs import finish
-from benchmarks.step_trainers import EACH, GENERATIONS, RESPONSES, Setting, Timed
-from inferalign.core.seeds import derive
+from benchmarks.step_trainers import GENERATIONS, RESPONSES, Setting, Timed
 from inferalign.core.stats import Estimate
-from inferalign.core.types import RoleUsage, TokenIds
 from inferalign.ctrl.trainer import quiet_trl
-from inferalign.engines.base import Row
-from inferalign.engines.cpu_linear import PackedLinear
 
 GOAL = 1.05
-PASSES = 4
-"""By rows of like length."""
 
 
 class Turns:
@@ -111,7 +100,7 @@ def paired(setting: Setting) -> tuple[Timed, list[float], list[float]]:
         for running in [threads.submit(turns.train, trainer) for trainer in (ctrl, bare)]:
             running.result()
     if ctrl.drawn != bare.drawn or len(bare.drawn) != setting.steps:
-        sys.exit("the two trainers drew different responses, so that their times cannot be compared")
+        sys.exit("the two trainers trained on different responses, so that their times cannot be compared")
     return ctrl, clocks["ctrl"].seconds[1:], clocks["bare"].seconds[1:]
 
 
@@ -136,67 +125,10 @@ def parts(ctrl: Timed, steps: Sequence[float]) -> dict[str, float]:
     return {**found, "whole": whole}
 
 
-def alternatives(setting: Setting, ctrl: Timed, rounds: int) -> dict[str, float]:
-    """Median CPU seconds of what parts of a step could be done by, on the prompts and responses of the last step."""
-    rows = setting.rendered[-EACH:]
-    drawn = [row.token_ids for row in rows for _ in range(GENERATIONS)], ctrl.drawn[-1]
-    by_length = sorted(range(RESPONSES), key=lambda i: len(drawn[1][i]))
-    ways: dict[str, Callable[[int], object]] = {
-        "draws by the prefix engine": lambda i: asyncio.run(engine_draws(setting, [row.token_ids for row in rows], i)),
-        "weights laid out for it": lambda _: [PackedLinear(m) for m in linears(ctrl.model)],
-        "log-probabilities, one pass": lambda _: logps(ctrl, *drawn, [list(range(RESPONSES))]),
-        f"log-probabilities, {PASSES} passes by length": lambda _: logps(ctrl, *drawn, chunks(by_length)),
-    }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(rounds):
-        for name in sorted(ways, reverse=bool(i % 2)):
-            began = time.process_time()
-            ways[name](i)
-            found[name].append(time.process_time() - began)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
-
-
-def linears(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if type(module) is nn.Linear]
-
-
-def chunks(places: Sequence[int]) -> list[list[int]]:
-    size = len(places) // PASSES
-    return [list(places[first : first + size]) for first in range(0, len(places), size)]
-
-
-async def engine_draws(setting: Setting, prompts: Sequence[TokenIds], seed: int) -> None:
-    """A step's responses by the project's own engine, which is loaded and packed already and remembers nothing."""
-    engine, ends = setting.loaded.engine, setting.loaded.chat.end_ids
-    for ids in prompts:
-        engine.forget(ids)
-    longest = setting.settings.max_new_tokens
-    seeds = [[derive(seed, "alternative", p, g) for g in range(GENERATIONS)] for p in range(len(prompts))]
-    await asyncio.gather(
-        *(
-            engine.sample(ids, [Row(seed=s, max_new_tokens=longest, stop_ids=ends) for s in own], RoleUsage())
-            for ids, own in zip(prompts, seeds, strict=True)
-        )
-    )
-
-
-def logps(ctrl: Timed, prompts: Sequence[TokenIds], replies: Sequence[list[int]], passes: list[list[int]]) -> None:
-    """Log-probabilities of a step's responses as TRL has them: prompts padded on the left, responses on the right."""
-    for places in passes:
-        before, after = max(len(prompts[i]) for i in places), max(len(replies[i]) for i in places)
-        ids, mask = torch.zeros(2, len(places), before + after, dtype=torch.long)
-        for row, i in enumerate(places):
-            first, last = before - len(prompts[i]), before + len(replies[i])
-            ids[row, first:last] = torch.tensor([*prompts[i], *replies[i]])
-            mask[row, first:last] = 1
-        with torch.no_grad():
-            RLOOTrainer._get_per_token_logps_and_entropies(ctrl, ctrl.model, ids, mask, after)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="5 pairs of steps instead of 16")
-    parser.add_argument("--model", help="a policy of the sandbox; without it, random weights")
+    parser.add_argument("--model", help="sandbox, or the folder of a policy of it; without it, random weights")
     args = parser.parse_args()
     torch.set_num_threads(1)
     pairs = 5 if args.quick else 16
@@ -204,7 +136,6 @@ def main() -> int:
         setting = Setting(args.model, Path(folder), pairs + 1)
         ctrl, ours, theirs = paired(setting)
         found, spent = ratio(ours, theirs), parts(ctrl, ours)
-        others = alternatives(setting, ctrl, pairs)
     lengths = statistics.mean(len(reply) for drawn in ctrl.drawn for reply in drawn)
     print(f"{RESPONSES} responses, {GENERATIONS} a prompt, {lengths:.1f} tokens in the mean; CPU seconds, medians")
     print(f"CTRL {statistics.median(ours):.3f}, bare RLOO {statistics.median(theirs):.3f}")
@@ -212,9 +143,6 @@ def main() -> int:
     print(f"ratio {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] over {pairs} pairs, goal {GOAL}: {verdict}")
     table = Table("part of a CTRL step", "CPU s", "share, %")
     for name, seconds in spent.items():
-        table.add_row(name, f"{seconds:.3f}", f"{100 * seconds / spent['whole']:.0f}")
-    table.add_section()
-    for name, seconds in others.items():
         table.add_row(name, f"{seconds:.3f}", f"{100 * seconds / spent['whole']:.0f}")
     Console(width=100).print(table)
     finish(
@@ -226,7 +154,6 @@ def main() -> int:
             "ratio": asdict(found),
             "goal": GOAL,
             "parts": spent,
-            "alternatives": others,
         }
     )
     return 0 if args.quick or verdict == "met" else 1

@@ -29,7 +29,7 @@ from inferalign.ctrl.reward_function import RewardFunction, completion_of
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.trainer import CtrlTrainer, own_law, rloo_arguments
-from inferalign.engines.table import LoadedModel, ModelOptions, load
+from inferalign.engines.table import SANDBOX, LoadedModel, ModelOptions, load, shipped_model
 from inferalign.engines.weights import quiet
 from inferalign.sandbox.world import prompts as sandbox_prompts
 from inferalign.scorers.reward_model import RewardModel, load_reward
@@ -92,30 +92,43 @@ class BareReward:
         return found
 
 
-class Bare(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
-    """TRL's trainer as it is, but for telling nobody that it ran, and for the random state that a step starts from."""
+class Responses:
+    """What the first of the trainers drew in a step; the other is given it in the place of its own."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self) -> None:
+        self._of: dict[int, Any] = {}
+
+    def agreed(self, step: int, drawn: Any) -> Any:
+        return self._of.setdefault(step, drawn)
+
+
+class Bare(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
+    """TRL's trainer as it is, but for telling nobody that it ran, and for the responses that it goes on with."""
+
+    def __init__(self, *args: Any, responses: Responses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         self.drawn: list[Any] = []
+        self._responses = responses
 
     def _send_telemetry(self) -> None:
         """As in `CtrlTrainer`."""
 
     def _generate_single_turn(self, *args: Any) -> Any:
-        torch.manual_seed(derive(SEED, "draws", self.state.global_step + SKIPPED, 0))
-        self.drawn.append(super()._generate_single_turn(*args))
+        step = self.state.global_step + SKIPPED
+        torch.manual_seed(derive(SEED, "draws", step, 0))
+        self.drawn.append(self._responses.agreed(step, super()._generate_single_turn(*args)))
         return self.drawn[-1]
 
 
 class Timed(CtrlTrainer):
     """CTRL's trainer with a clock at each of its parts, which costs nothing beside them."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, responses: Responses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parts: dict[str, list[float]] = {}
         self.drawn: list[Any] = []
+        self._responses = responses
 
     def _clocked(self, name: str, work: Callable[[], Any]) -> Any:
         began = time.process_time()
@@ -124,7 +137,8 @@ class Timed(CtrlTrainer):
         return found
 
     def _generate_single_turn(self, *args: Any) -> Any:
-        self.drawn.append(self._clocked("draws", lambda: super(Timed, self)._generate_single_turn(*args)))
+        drawn = self._clocked("draws", lambda: super(Timed, self)._generate_single_turn(*args))
+        self.drawn.append(self._responses.agreed(self.step, drawn))
         return self.drawn[-1]
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +159,7 @@ class Setting:
 
     def __init__(self, model: str | None, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
-        self.name = model or str(folder / "model")
+        self.name = str(shipped_model()) if model == SANDBOX else model or str(folder / "model")
         if model is None:
             build(folder / "model")
         build_reward(self.name, folder / "reward")
@@ -163,6 +177,7 @@ class Setting:
             learning_rate=1e-30,  # the weights stay: no float is moved by it
         )
         self.rendered = render(self.prompts, self.loaded.chat, room=512)
+        self.responses = Responses()
 
     def bare(self) -> Any:
         """TRL alone: it is given texts, and the raw reward."""
@@ -172,7 +187,7 @@ class Setting:
         texts = [tokenizer.decode(row.token_ids, skip_special_tokens=False) for row in rows]
         data = Dataset.from_dict({"prompt": texts, "prompt_id": [row.prompt_id for row in rows]})
         with quiet():
-            return Bare(model, reward, config, data, processing_class=tokenizer)
+            return Bare(model, reward, config, data, processing_class=tokenizer, responses=self.responses)
 
     def ctrl(self) -> Timed:
         """Calibrated against made-up anchors: what they say costs the same whatever it is."""
@@ -183,7 +198,8 @@ class Setting:
         reward = RewardFunction(self.reward, calibrated, self.prompts, self.loaded.chat)
         model, tokenizer, config = self._parts("ctrl", self.steps + SKIPPED)
         with quiet():
-            made = Timed(model, reward, config, dataset(self.rendered, range(len(self.rendered))), tokenizer, seed=SEED)
+            rows = dataset(self.rendered, range(len(self.rendered)))
+            made = Timed(model, reward, config, rows, tokenizer, seed=SEED, responses=self.responses)
         made.skip(SKIPPED)
         return made
 

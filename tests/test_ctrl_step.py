@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from benchmarks.ctrl_step import Turns, chunks, ratio
+from benchmarks.ctrl_step import Turns, ratio
 
 
 def test_the_median_ratio_by_hand() -> None:
@@ -29,11 +29,6 @@ def test_its_interval_holds_the_median() -> None:
 
 def test_one_step_that_was_disturbed_moves_nothing() -> None:
     assert ratio([1.0] * 15 + [50.0], [1.0] * 16).mean == 1.0
-
-
-def test_passes_hold_every_row_once() -> None:
-    assert chunks([3, 1, 0, 2]) == [[3], [1], [0], [2]]
-    assert sorted(i for part in chunks(list(range(64))) for i in part) == list(range(64))
 
 
 def test_loops_take_their_turns_as_planned() -> None:
