@@ -129,7 +129,13 @@ def test_only_the_adapter_moves_and_by_the_gradient_of_its_own_objective(
 def test_what_it_leaves_loads_merged_and_as_an_adapter(steps: tuple[Path, list[Step], Any], llama_dir: Path) -> None:
     out, _, adapted = steps
     peft = pytest.importorskip("peft")
-    assert sorted(path.name for path in out.iterdir()) == ["adapter", "model", "steps.jsonl", "training.lock"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter",
+        "model",
+        "samples.jsonl",
+        "steps.jsonl",
+        "training.lock",
+    ]
     ids = torch.arange(5, 40)[None]
     with torch.no_grad():
         trained = adapted(ids).logits

@@ -74,7 +74,7 @@ def test_two_processes_take_the_steps_of_one_and_resume(tmp_path: Path, llama_di
         fixed = adapted and not name.endswith("proj.weight")
         assert float((tensor - start[name]).abs().max()) > 1e-3 or fixed
     kept = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert kept == {"model", "steps.jsonl", "training.lock"} | ({"adapter"} if adapted else set())
+    assert kept == {"model", "samples.jsonl", "steps.jsonl", "training.lock"} | ({"adapter"} if adapted else set())
     steps = (tmp_path / "killed" / "steps.jsonl").read_text().splitlines()
     assert len(steps) == SETTINGS.steps, "one process writes"
 
@@ -106,7 +106,7 @@ def test_from_the_command_line_one_process_writes_and_speaks(
     assert json.loads(line)["steps"] == 2
     assert sum("2 of 2" in each for each in done.stderr.splitlines()) == 1
     kept = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert kept == ["config.json", "env.json", "metrics.json", "model", "steps.jsonl", "training.lock"]
+    assert kept == ["config.json", "env.json", "metrics.json", "model", "samples.jsonl", "steps.jsonl", "training.lock"]
     steps = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
     assert [json.loads(step)["step"] for step in steps] == [1, 2]
 

@@ -99,6 +99,23 @@ def test_killed_twice_and_resumed_it_ends_at_the_same_weights(tmp_path: Path, ll
         trained(llama_dir, tmp_path / "killed")
 
 
+def test_responses_are_kept_to_be_read_once_each(tmp_path: Path, llama_dir: Path) -> None:
+    often = replace(QUICK, check_every=2)
+    trained(llama_dir, tmp_path / "whole", often)
+    with pytest.raises(Killed):
+        trained(llama_dir, tmp_path / "killed", often, on_step=kill_at(5))
+    with (tmp_path / "killed" / "samples.jsonl").open("a") as file:
+        file.write('{"step": 5, "prom')
+    trained(llama_dir, tmp_path / "killed", often)
+    kept = [(tmp_path / name / "samples.jsonl").read_text() for name in ("whole", "killed")]
+    assert kept[0] == kept[1]
+    found = [json.loads(line) for line in kept[0].splitlines()]
+    assert [line["step"] for line in found] == [1] * 8 + [3] * 8 + [5] * 8
+    assert {line["prompt_id"] for line in found} <= {prompt.id for prompt in PROMPTS}
+    assert all(0 <= line["reward"] <= 1 for line in found)
+    assert {type(line["response"]) for line in found} == {str}
+
+
 def test_one_process_trains_a_run(tmp_path: Path, llama_dir: Path) -> None:
     """Another one would mix its lines and its checkpoints with them."""
     (tmp_path / "out").mkdir()
@@ -122,7 +139,12 @@ def test_a_log_of_other_steps_is_not_gone_on_from(tmp_path: Path, llama_dir: Pat
 def test_what_is_written_loads_as_any_model_and_moved(tmp_path: Path, llama_dir: Path) -> None:
     made = trained(llama_dir, tmp_path / "out")
     assert made.steps == 6
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "steps.jsonl", "training.lock"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "model",
+        "samples.jsonl",
+        "steps.jsonl",
+        "training.lock",
+    ]
     assert made.model == tmp_path / "out" / "model"
     assert lines(tmp_path / "out")[0]["kl_sequence"] == pytest.approx(0, abs=1e-6)
     assert made.kl == pytest.approx(lines(tmp_path / "out")[-1]["kl_sequence"])

@@ -3,6 +3,7 @@
     OUT/model/              the trained model, its tokenizer and card, once it is finished
     OUT/adapter/            of a LoRA training, the adapter alone
     OUT/steps.jsonl         one line a step: KL, beta, rewards, lengths, what the reward logged
+    OUT/samples.jsonl       some responses of the first step and of every `check_every`-th after it, with their rewards
     OUT/training.lock       held by the process that trains
     OUT/checkpoint/         weights and optimiser of an unfinished training, as safetensors
 
@@ -243,7 +244,7 @@ def _resumed(
         if step % settings.checkpoint_every == 0 and step < settings.steps:
             checkpoints.keep(step)
 
-    log = StepLog(out / LOG, trainer, keep, on_step)
+    log = StepLog(out / LOG, trainer, keep, on_step, samples_every=settings.check_every)
     log.take_up(done)
     if done:
         trainer.skip(done)

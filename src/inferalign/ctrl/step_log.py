@@ -20,6 +20,8 @@ from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.trainer import BETA_METRIC, CtrlTrainer
 
 NEXT_BETA = "next_beta"
+SAMPLES = "samples.jsonl"
+"""Some responses of the first step and of every so many after it, to be read."""
 SCORING = "scoring"
 """What scoring has cost since the training began."""
 LEFT_OUT = ("epoch", "kl", "total_flos")
@@ -32,8 +34,11 @@ OnStep = Callable[[int, Mapping[str, Any]], None]
 class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Writes the lines of one process (the first of several), then calls `keep(step)` and `on_step(step, line)`."""
 
-    def __init__(self, path: Path, trainer: CtrlTrainer, keep: Callable[[int], None], on_step: OnStep) -> None:
+    def __init__(
+        self, path: Path, trainer: CtrlTrainer, keep: Callable[[int], None], on_step: OnStep, *, samples_every: int
+    ) -> None:
         self._path, self._trainer, self._keep, self._on_step = path, trainer, keep, on_step
+        self._samples, self._samples_every = path.with_name(SAMPLES), samples_every
         reward = trainer.reward_funcs[0]
         self._reward = reward if isinstance(reward, RewardFunction) else None
         self.lines: list[dict[str, Any]] = []
@@ -57,6 +62,14 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                 self._reward.usage = RoleUsage(**found[-1][SCORING])
         if self._trainer.is_world_process_zero():
             write_bytes_atomic(self._path, b"".join(dump_json(line) + b"\n" for line in self.lines))
+            self._take_up_samples(done)
+
+    def _take_up_samples(self, done: int) -> None:
+        """Without those of later steps; a line that a stopped process did not finish is of one."""
+        with disk_errors(self._samples, "read"):
+            found = self._samples.read_bytes().splitlines(keepends=True) if done and self._samples.exists() else []
+        kept = [line for line in found if line.endswith(b"\n") and parse_json(line)["step"] <= done]
+        write_bytes_atomic(self._samples, b"".join(kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or BETA_METRIC not in logs:
@@ -68,5 +81,9 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if self._trainer.is_world_process_zero():
             with disk_errors(self._path, "write"), self._path.open("ab") as file:
                 file.write(dump_json(self.lines[-1]) + b"\n")
+            if (step - 1) % self._samples_every == 0:
+                lines = [dump_json({"step": step, **sample}) + b"\n" for sample in self._trainer.samples]
+                with disk_errors(self._samples, "write"), self._samples.open("ab") as file:
+                    file.write(b"".join(lines))
         self._keep(step)
         self._on_step(step, self.lines[-1])

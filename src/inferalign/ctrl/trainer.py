@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ BETA_METRIC = "beta"
 CALIBRATED_METRIC = "calibrated/mean"
 """Logged by a calibrated reward: the mean calibrated value of what it has just seen."""
 
+SAMPLES = 8
+"""Responses of a step that are kept to be read."""
 ADAM_BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
 ZERO_KL = {"float32": 1e-3, "bfloat16": 0.05}
@@ -146,6 +149,8 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self._seed, self._control, self._done = seed, control, 0
         self._seen: list[Tensor] = []
         self._judged: list[str] = []
+        self.samples: list[dict[str, Any]] = []
+        """Of what was drawn last, on the first process: prompt, text, and the reward that training saw."""
         bare = self.accelerator.unwrap_model(self.model)
         bare = bare.get_base_model() if self.is_adapted else bare
         self._takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
@@ -252,8 +257,16 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         before, after = mask[:, :-kept].sum() / len(mask), mask[:, -kept:].sum() / len(mask)
         return responses_a_row(float(before), float(after), self._width)
 
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], *rest: Any) -> Tensor:
-        rewards: Tensor = super()._calculate_rewards(inputs, *rest)
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Sequence[str], *rest: Any
+    ) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, *rest)
+        # the rewards of all processes, each process's own in their order: those of the first one are the first
+        own = rewards[: len(inputs), 0].tolist()
+        self.samples = [
+            {"prompt_id": inputs[at]["prompt_id"], "response": completions[at], "reward": _known(own[at])}
+            for at in range(0, len(inputs), max(1, len(inputs) // SAMPLES))
+        ]
         if self.step == 0:
             # of all processes, as the rewards are
             asked: list[str] = gather_object([row["prompt_id"] for row in inputs])
@@ -321,6 +334,10 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
                 "or the arithmetic is too coarse (give precision float32)"
             )
         return loss
+
+
+def _known(reward: float) -> float | None:
+    return None if math.isnan(reward) else reward
 
 
 @contextmanager
