@@ -97,7 +97,7 @@ def make(
     facts = {
         "trained_for": recipe.procedure,
         "transform": recipe.transform,
-        "beta": point.beta,
+        "beta": point.beta * point.scale / scale,  # of the training, over what its difference was stretched by
         "scale": scale,
         "kl": mean_kl(final),
         "win_rate": asdict(estimate(result)),

@@ -118,7 +118,7 @@ def test_fewer_tokens_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "response", "width"), [(38, 27, 192), (300, 100, 1536), (1000, 30, 4096), (20, 500, 1536)]
+    ("prompt", "response", "width"), [(38, 27, 192), (300, 100, 1536), (500, 60, 4096), (20, 500, 1536)]
 )
 def test_so_many_responses_a_row_cost_least(prompt: int, response: int, width: int) -> None:
     def cost(together: int) -> float:
@@ -127,6 +127,11 @@ def test_so_many_responses_a_row_cost_least(prompt: int, response: int, width: i
 
     best = min(range(1, 200), key=cost)
     assert abs(responses_a_row(prompt, response, width) - best) <= 1
+
+
+def test_rows_do_not_grow_without_bound() -> None:
+    assert responses_a_row(1000, 100, 4096) == 30
+    assert responses_a_row(5000, 10, 4096) == 1
 
 
 def test_models_that_cannot_share_are_found_out() -> None:

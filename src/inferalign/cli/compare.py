@@ -185,11 +185,12 @@ def refuse_one_scorer(options: CompareOptions) -> None:
 
 def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
     """Each policy's card. Raises `ModelError` for a policy that is not there, before anything is drawn."""
+    from inferalign.engines.table import SANDBOX
     from inferalign.engines.weights import check_folder
     from inferalign.winrate.card import read_card
 
     for one in entries:
-        if not one.model.startswith("sandbox:"):
+        if one.model.partition(":")[0] != SANDBOX:
             check_folder(one.model)
     return [read_card(Path(one.model)) for one in entries]
 

@@ -23,6 +23,8 @@ PASSES = 4
 """Of a batch, packs of like length together; more would save little on top and make smaller, less efficient passes."""
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far the probe's logits may be from plain ones, relative to the largest."""
+LONGEST = 4096
+"""Tokens of a row: its mask grows with the square, and kernels that skip what is masked are left unused."""
 NO_LABEL = -100
 
 Scores = Callable[["Packed"], tuple[Tensor, Tensor | None]]
@@ -59,7 +61,7 @@ def pack(prompts: Sequence[TokenIds], responses: Sequence[Sequence[TokenIds]], d
         torch.tensor([row[part] + [filling] * (longest - len(row[part])) for row in rows], device=device)
         for part, filling in enumerate((0, 0, -1, NO_LABEL))
     )
-    # a prompt is owned by 0, and what fills a row sees nothing but itself
+    # a prompt is owned by 0, and what fills a row is seen by nothing else
     before = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
     sees = before & ((owners[:, None, :] == 0) | (owners[:, :, None] == owners[:, None, :]))
     return Packed(ids, positions, sees[:, None], labels)
@@ -71,7 +73,9 @@ def responses_a_row(prompt: float, response: float, width: int) -> int:
     A row of L = P + g C tokens costs about 6 d + L a token and layer: linear layers of 12 d^2 weights, and attention to
     all L, masked or not. For a response that makes (P / g + C) (6 d + P + g C), least at g = sqrt(P (6 d + P)) / C.
     """
-    return max(1, round(math.sqrt(prompt * (6 * width + prompt)) / max(response, 1.0)))
+    response = max(response, 1.0)
+    best = round(math.sqrt(prompt * (6 * width + prompt)) / response)
+    return max(1, min(best, int((LONGEST - prompt) / response)))
 
 
 def by_prompt(
