@@ -58,7 +58,8 @@ def test_a_killed_run_repeats_at_most_the_calls_in_flight(tmp_path: Path) -> Non
 
 def test_ctrl_c_says_what_is_kept_and_the_next_start_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with serving(Settings(models="", latency=0.1)) as server:
+    # slow enough that a busy machine does not let it end before the signal comes
+    with serving(Settings(models="", latency=0.5)) as server:
         first = start(server, run)
         wait_for_verdicts(server, first)
         first.send_signal(signal.SIGINT)
