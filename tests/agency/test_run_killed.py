@@ -24,7 +24,14 @@ def start(server: MockServer, run: Path) -> subprocess.Popen[str]:
     command += ["--model", f"subject@{server.url}", "--judge", f"decisions:openai:judge@{server.url}"]
     command += ["--limit", str(ITEMS // 6), "--concurrency", str(IN_FLIGHT)]
     environment = {key: value for key, value in os.environ.items() if key != DEFAULT_KEY}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background it is off
+    )
 
 
 def wait_for_verdicts(server: MockServer, run: subprocess.Popen[str]) -> None:
