@@ -37,7 +37,7 @@ from transformers import TrainerCallback
 from benchmarks.sandbox_runs import finish
 from benchmarks.step_trainers import GENERATIONS, RESPONSES, Setting, Timed
 from inferalign.core.stats import Estimate
-from inferalign.ctrl.trainer import quiet_trl
+from inferalign.ctrl.rloo import quiet_trl
 
 GOAL = 1.05
 

@@ -26,9 +26,10 @@ from inferalign.core.types import Message, Prompt, RoleUsage, Score
 from inferalign.ctrl.data import dataset, render
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction, completion_of
+from inferalign.ctrl.rloo import own_law, rloo_arguments
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.ctrl.trainer import CtrlTrainer, own_law, rloo_arguments
+from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.table import SANDBOX, LoadedModel, ModelOptions, load, shipped_model
 from inferalign.engines.weights import quiet
 from inferalign.sandbox.world import prompts as sandbox_prompts

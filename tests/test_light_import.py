@@ -21,6 +21,7 @@ TORCH_FILES = {
     "ctrl/offline.py",
     "ctrl/reference_draws.py",
     "ctrl/processes.py",
+    "ctrl/rloo.py",
     "ctrl/run.py",
     "ctrl/saving.py",
     "ctrl/shared_prompts.py",

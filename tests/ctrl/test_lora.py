@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from inferalign.core.errors import InputError, ModelError
 from inferalign.core.types import Message, Prompt
+from inferalign.ctrl.rloo import quiet_trl
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.ctrl.trainer import CtrlTrainer, quiet_trl
+from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.weights import check_folder
 
 LORA = CtrlSettings(

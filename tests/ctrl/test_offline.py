@@ -22,13 +22,13 @@ from inferalign.ctrl.offline import OfflineTrainer, end_token
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.reward_kinds import Kind
+from inferalign.ctrl.rloo import quiet_trl, rloo_arguments
 from inferalign.ctrl.rollouts import Local, Roller, calibrate
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.stored import StoredRollouts
 from inferalign.ctrl.tabular import END, LENGTH, SYMBOLS, TablePolicy, log_probabilities, responses, write_table
-from inferalign.ctrl.trainer import quiet_trl, rloo_arguments
 from inferalign.engines.table import ModelOptions, load
 from inferalign.procedures.base import Sampling
 from inferalign.scorers.scripted import ScriptedScorer

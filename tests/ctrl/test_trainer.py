@@ -17,11 +17,7 @@ from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score,
 from inferalign.ctrl.data import Rendered, dataset
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.scored import Scored
-from inferalign.ctrl.settings import CtrlSettings
-from inferalign.ctrl.tabular import END, LENGTH, SYMBOLS, TablePolicy, write_table
-from inferalign.ctrl.trainer import (
-    CtrlTrainer,
+from inferalign.ctrl.rloo import (
     check_calibrated,
     check_no_dropout,
     check_same_weights,
@@ -29,6 +25,10 @@ from inferalign.ctrl.trainer import (
     quiet_trl,
     rloo_arguments,
 )
+from inferalign.ctrl.scored import Scored
+from inferalign.ctrl.settings import CtrlSettings
+from inferalign.ctrl.tabular import END, LENGTH, SYMBOLS, TablePolicy, write_table
+from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.chat import ChatFormat
 from inferalign.theory.transforms import Identity
 

@@ -17,10 +17,11 @@ from trl import RLOOConfig
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.types import Message, Prompt
 from inferalign.ctrl.checks import gradient_agreement
+from inferalign.ctrl.rloo import rloo_arguments
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.tabular import END
-from inferalign.ctrl.trainer import KL_METRIC, CtrlTrainer, rloo_arguments
+from inferalign.ctrl.trainer import KL_METRIC, CtrlTrainer
 from inferalign.ctrl.vllm_draws import (
     EFFECTIVE_METRIC,
     LARGEST_WEIGHT,

@@ -27,9 +27,10 @@ from inferalign.core.errors import RunError
 from inferalign.core.seeds import derive
 from inferalign.core.types import TokenIds
 from inferalign.ctrl.data import Rendered, dataset
+from inferalign.ctrl.rloo import quiet_trl, rloo_arguments
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.tabular import END, LENGTH, SYMBOLS, TablePolicy, log_probabilities, responses, write_table
-from inferalign.ctrl.trainer import CtrlTrainer, quiet_trl, rloo_arguments
+from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.weights import quiet
 from inferalign.theory.transforms import Exponential
 

@@ -24,8 +24,9 @@ from inferalign.core.types import TokenIds
 from inferalign.ctrl.data import Rendered
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.reward_statistics import Seen
+from inferalign.ctrl.rloo import own_law
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.ctrl.trainer import CtrlTrainer, own_law
+from inferalign.ctrl.trainer import CtrlTrainer
 
 DRAWS = 2000
 """Over all prompts and processes, as far as `MOST` allows."""

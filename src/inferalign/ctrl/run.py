@@ -40,11 +40,12 @@ from inferalign.ctrl.offline import OfflineTrainer, end_token
 from inferalign.ctrl.processes import Checkpoints, check_processes
 from inferalign.ctrl.reference_draws import ReferenceDraws
 from inferalign.ctrl.reward_function import RewardFunction
+from inferalign.ctrl.rloo import quiet_trl, rloo_arguments
 from inferalign.ctrl.saving import CHECKPOINT, MODEL, lora, save_trained
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.step_log import NEXT_BETA, OnStep, StepLog
 from inferalign.ctrl.stored import StoredRollouts
-from inferalign.ctrl.trainer import ADAM_BETAS, BETA_METRIC, KL_METRIC, CtrlTrainer, Reward, quiet_trl, rloo_arguments
+from inferalign.ctrl.trainer import BETA_METRIC, KL_METRIC, CtrlTrainer, Reward
 from inferalign.ctrl.vllm_draws import vllm_arguments
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
@@ -52,6 +53,7 @@ from inferalign.procedures.base import Sampling
 
 LOG = "steps.jsonl"
 LOCK = "training.lock"
+ADAM_BETAS = (0.9, 0.99)
 HOW_OFTEN = ("checkpoint_every", "check_every")
 """Settings that decide no weight."""
 

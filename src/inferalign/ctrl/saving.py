@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from inferalign.core.files import disk_errors, read_json, write_json_atomic
 from inferalign.core.lookup import load
-from inferalign.ctrl.trainer import CtrlTrainer, quiet_trl
+from inferalign.ctrl.rloo import quiet_trl
+from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import quiet
 from inferalign.winrate.card import Card, write_card
