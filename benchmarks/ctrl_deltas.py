@@ -1,10 +1,11 @@
-"""Makes the two differences that `inferalign demo` ends with, from a finished `ctrl_gain` study, and measures them.
+"""Makes the two differences that `inferalign demo` ends with, from a `ctrl_gain` study, and measures them.
 
-    python -m benchmarks.ctrl_deltas --study runs/ctrl_gain [--out src/inferalign/sandbox/deltas] [--bytes 280000]
+    python -m benchmarks.ctrl_deltas --study runs/ctrl_gain [--out src/inferalign/sandbox/deltas] [--bytes 200000]
 
 Of identity and of exp:10 it takes the first training seed's policy that ended nearest to a KL of 0.5, cuts its
-difference to the base down to the bytes (`engines.deltas`), and stretches what is left to a KL of 0.5 on the training
-prompts, so that both stand at one KL; then it measures both on the test prompts. Nothing is chosen by a win rate.
+difference to the base down to the bytes (`engines.deltas`; the study's low-rank trainings fit whole), and stretches
+what is left to a KL of 0.5 on the training prompts, so that both stand at one KL; then it measures both on the test
+prompts. Nothing is chosen by a win rate. Trainings that the study has not done are done. Repeat it after a stop.
 Table: what the cut kept. Last stdout line: one JSON object.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, tell
-from benchmarks.gain_runs import IN_FLIGHT, Point, point_folder, stretch_for, study
+from benchmarks.gain_runs import IN_FLIGHT, Point, draw_base, make_point, point_folder, stretch_for
 from benchmarks.gain_statistics import nearest
 from benchmarks.gain_training import opened
 from benchmarks.sandbox_runs import cell, finish
@@ -51,14 +52,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path("runs/ctrl_gain"))
     parser.add_argument("--out", type=Path, default=Path("src/inferalign/sandbox/deltas"))
-    parser.add_argument("--bytes", type=int, default=280_000)
+    parser.add_argument("--bytes", type=int, default=200_000)
     args = parser.parse_args()
     plan = read_plan(args.study)
-    base, _, points = study(args.study, plan, 1)
+    base, _ = draw_base(args.study, plan)
     table = Table("recipe", "bytes", "scale", "KL", f"win rate, {BEST}", "the whole difference: KL", "win rate")
     said, found = {}, {}
     for recipe, name in MADE.items():
-        point = nearest(points, recipe, 0)
+        point = nearest([make_point(args.study, plan, recipe, kl, 0, 1.0) for kl in plan.kls], recipe, 0)
         facts, found[recipe] = make(args.study, args.out / name, plan, point, base, args.bytes)
         said[name] = facts
         whole = measured(point.pool, base, recipe)
@@ -81,17 +82,18 @@ def read_plan(folder: Path) -> Plan:
 def make(
     study_folder: Path, out: Path, plan: Plan, point: Point, base: Pool, most_bytes: int
 ) -> tuple[dict[str, Any], Measured]:
-    """One difference, cut and stretched; its facts are written with it."""
+    """One difference, cut and stretched, written with its facts when both are final."""
     start = Path(opened(plan.model, plan.reward).model.engine.name)
     trained = point_folder(study_folder, point.recipe, point.target, point.seed) / "model"
     work, scale = study_folder / f"delta-{out.name}", point.scale
+    draft = work / "draft"
     for attempt in range(STRETCHES):
-        write_delta(start, trained, out, most_bytes=most_bytes, scale=scale)
-        kl = mean_kl(pool(work / f"stretch-{attempt}", plan, out, plan.asked("train"), STRETCH_DRAWS))
+        write_delta(start, trained, draft, most_bytes=most_bytes, scale=scale)
+        kl = mean_kl(pool(work / f"stretch-{attempt}", plan, draft, plan.asked("train"), STRETCH_DRAWS))
         tell(f"{out.name}: scale {scale:.3f} has KL {kl:.3f} on the training prompts")
         scale *= stretch_for(KL, kl)
-    write_delta(start, trained, out, most_bytes=most_bytes, scale=scale)
-    final = pool(work / "test", plan, out, plan.asked("test"), plan.m)
+    write_delta(start, trained, draft, most_bytes=most_bytes, scale=scale)
+    final = pool(work / "test", plan, draft, plan.asked("test"), plan.m)
     result = measured(final, base, out.name)
     recipe = RECIPES[point.recipe]
     facts = {
