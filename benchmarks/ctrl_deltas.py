@@ -21,14 +21,13 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, tell
+from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, read_plan, tell
 from benchmarks.gain_runs import IN_FLIGHT, Point, draw_base, make_point, point_folder, stretch_for
 from benchmarks.gain_statistics import nearest
 from benchmarks.gain_training import opened
 from benchmarks.sandbox_runs import cell, finish
 from inferalign import api
 from inferalign.cli.tables import show
-from inferalign.core.files import read_json
 from inferalign.core.seeds import derive
 from inferalign.core.stats import Estimate, mean_interval, paired_difference
 from inferalign.core.types import Prompt
@@ -59,7 +58,7 @@ def main() -> int:
     table = Table("recipe", "bytes", "scale", "KL", f"win rate, {BEST}", "the whole difference: KL", "win rate")
     said, found = {}, {}
     for recipe, name in MADE.items():
-        point = nearest([make_point(args.study, plan, recipe, kl, 0, 1.0) for kl in plan.kls], recipe, 0)
+        point = nearest([make_point(args.study, plan, recipe, kl, 0, 1.0) for kl in plan.targets(recipe)], recipe, 0)
         facts, found[recipe] = make(args.study, args.out / name, plan, point, base, args.bytes)
         said[name] = facts
         whole = measured(point.pool, base, recipe)
@@ -71,12 +70,6 @@ def main() -> int:
     show(f"exp:10 less identity, both cut and stretched, under {BEST}: {cell(gain)} points")
     finish({"study": str(args.study), "deltas": said, "gain": asdict(gain)})
     return 0
-
-
-def read_plan(folder: Path) -> Plan:
-    """The plan of a study; JSON has lists where it has tuples."""
-    told: dict[str, Any] = read_json(folder / "config.json")
-    return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
 
 
 def make(

@@ -11,8 +11,8 @@ the reader knows and nothing else.
 
 1. for each reader: the share of the rank's variance that it explains, and the win rates of its tilt at the study's KL,
    selector and judge being one
-2. for each training: its KL and win rate, the correlation of log pi/p with the rank over its own answers to a prompt
-   (1 for the ideal policy of `identity`), and how often its answers have what the readers see
+2. for each recipe, its trainings so far together: KL and win rate, the correlation of log pi/p with the rank over the
+   answers to a prompt (1 for the ideal policy of `identity`), and how often answers have what the readers see
 
 Last stdout line: one JSON object.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.optimize import brentq
 
-from benchmarks.ctrl_deltas import read_plan
-from benchmarks.gain_plan import KL, PROCEDURES, Plan
+from benchmarks.gain_plan import KL, PROCEDURES, Plan, read_plan
 from benchmarks.gain_runs import draw_base, make_point, point_folder
 from benchmarks.sandbox_runs import finish
 from inferalign.cli.tables import show
@@ -190,15 +190,14 @@ def told_by_policies(study: Path, plan: Plan, base: Pool, answered: Sequence[Ans
     """Table 2, and its numbers; the base model comes first."""
     table = Table("policy", "KL", "win rate", "log pi/p with rank", "main fault, %", "other faults", "clauses")
     told = []
-    groups = {"base": [answered]}
-    for recipe in plan.recipes:
-        points = [(kl, seed) for kl in plan.kls for seed in range(plan.seeds)]
-        groups[recipe] = [
-            read(point_folder(study, recipe, kl, seed), make_point(study, plan, recipe, kl, seed, 1.0).pool, base)
-            for kl, seed in points
-        ]
-    for name, runs in groups.items():
-        rows = [each for run in runs for each in run]
+    groups = {"base": answered}
+    for recipe, seed in product(plan.recipes, range(plan.seeds)):
+        for kl in plan.targets(recipe):
+            folder = point_folder(study, recipe, kl, seed)
+            if (folder / "model").exists():
+                pool = make_point(study, plan, recipe, kl, seed, 1.0).pool
+                groups.setdefault(recipe, []).extend(read(folder, pool, base))
+    for name, rows in groups.items():
         every = [seen for each in rows for seen in each.seen]
         facts = {
             "policy": name,

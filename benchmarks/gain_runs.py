@@ -78,7 +78,9 @@ def study(out: Path, plan: Plan, processes: int) -> tuple[Pool, float, list[Poin
     with _workers(processes) as do:
         shards = [f"{i}/{processes}" for i in range(1, processes + 1)] if processes > 1 else [None]
         do(draw_anchors, [(out, plan, shard) for shard in shards])
-        tasks = [(name, kl, seed, 1.0) for seed in range(plan.seeds) for kl in plan.kls for name in plan.recipes]
+        tasks = [
+            (name, kl, seed, 1.0) for seed in range(plan.seeds) for name in plan.recipes for kl in plan.targets(name)
+        ]
         (base, length), *found = do(either, [(out, plan), *((out, plan, *task) for task in tasks)])
         points: list[Point] = found
         for _ in range(EXTRA):

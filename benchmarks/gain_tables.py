@@ -24,7 +24,7 @@ from inferalign.winrate.ceiling import Ceiling, ceilings
 from inferalign.winrate.compare import Comparison, Measured, Policy, Row, measure
 from inferalign.winrate.pools import Pool
 
-CTRL = {BEST: "exp:10", WORST: "exp:-10"}
+CTRL = {BEST: "exp:10", WORST: "exp:-5"}
 """The recipe that is on trial under each procedure."""
 FOR = {"sample": "identity", **CTRL}
 """The recipe for each procedure."""

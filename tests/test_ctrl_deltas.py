@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import ctrl_deltas
-from benchmarks.gain_plan import BEST, Plan
+from benchmarks.gain_plan import BEST, Plan, read_plan
 from benchmarks.gain_runs import study
 from inferalign.core.types import Prompt
 from inferalign.engines.deltas import TENSORS, read_delta
@@ -23,7 +23,7 @@ def test_a_difference_is_made_and_measured(tmp_path: Path, plan: Plan, monkeypat
     unwidened(monkeypatch)
     plan = replace(plan, recipes=("identity",))
     base, _, points = study(tmp_path / "study", plan, 1)
-    assert ctrl_deltas.read_plan(tmp_path / "study") == plan
+    assert read_plan(tmp_path / "study") == plan
     facts, measured = ctrl_deltas.make(tmp_path / "study", tmp_path / "delta", plan, points[0], base, 60_000)
     delta = read_delta(tmp_path / "delta")
     assert delta.facts["kl"] == facts["kl"] == pytest.approx(sum(measured.kl.values()) / len(measured.kl))

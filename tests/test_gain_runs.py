@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification
 
 from benchmarks import ctrl_gain, gain_runs, gain_tables, gain_training
-from benchmarks.gain_plan import BEST, KL, RECIPES, Plan, charged, cpu_seconds, keep_plan
+from benchmarks.gain_plan import BEST, KL, RECIPES, Plan, charged, cpu_seconds, keep_plan, read_plan
 from benchmarks.gain_runs import Point, study, widening
 from benchmarks.gain_training import by_selector, fitted, read_curve
 from inferalign.core.errors import InputError
@@ -240,6 +240,14 @@ def test_a_folder_of_another_plan_is_refused(tmp_path: Path, plan: Plan) -> None
     keep_plan(tmp_path, plan)
     with pytest.raises(SystemExit, match="seed"):
         keep_plan(tmp_path, replace(plan, seed=2))
+
+
+def test_a_study_takes_in_further_recipes(tmp_path: Path, plan: Plan) -> None:
+    keep_plan(tmp_path, plan)
+    keep_plan(tmp_path, replace(plan, recipes=("log",)))
+    assert read_plan(tmp_path) == replace(plan, recipes=("identity", "exp:10", "log"))
+    with pytest.raises(SystemExit, match="steps"):
+        keep_plan(tmp_path, replace(plan, recipes=("raw",), steps=4))
 
 
 def test_quick_is_a_plan_and_names_are_recipes() -> None:

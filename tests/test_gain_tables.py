@@ -23,9 +23,9 @@ from tests.winrate.synthetic import base_pool
 def test_the_last_line_says_the_smaller_gain_of_the_two_in_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At KL .5, exp:10 gains 7.2 points over identity under best-of-4, exp:-10 6.1 under worst-of-4."""
+    """At KL .5, exp:10 gains 7.2 points over identity under best-of-4, exp:-5 6.1 under worst-of-4."""
     monkeypatch.setattr(ctrl_gain, "costs", lambda out, points: {})
-    recipes = ("identity", "exp:10", "exp:-10")
+    recipes = ("identity", "exp:10", "exp:-5")
     points = [point(recipe, kl, seed) for seed in range(2) for recipe in recipes for kl in (0.35, 0.7)]
     plan = Plan(model="m", reward="r", seed=1, recipes=recipes)
     told = ctrl_gain.report(tmp_path, plan, base_pool(300, 64, 5), 20.0, points)
