@@ -100,6 +100,8 @@ def test_agency_stands_for_its_six_situations(tmp_path: Path, capsys: pytest.Cap
     assert main(["sandbox", "sample", "--kind", "agency", "--n", "2", "--out", str(out)]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompts"] == 12
     assert [prompt.meta["situation"] for prompt in read_prompts(out)] == [name for name in AGENCY for _ in range(2)]
+    assert main(["sandbox", "sample", "--kind", "all", "--n", "2", "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 16
     assert main(["sandbox", "sample", "--kind", "agncy", "--n", "2", "--out", str(out)]) == 1
     assert "Did you mean 'agency'?" in capsys.readouterr().err
 

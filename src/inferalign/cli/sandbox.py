@@ -23,7 +23,7 @@ app.command(
 
 KIND_HELP = (
     "The situation: harmful, benign, ask_clarifying_questions, avoid_value_manipulation, correct_misinformation, "
-    "defer_important_decisions, encourage_learning or maintain_social_boundaries; agency stands for the last six."
+    "defer_important_decisions, encourage_learning or maintain_social_boundaries; agency stands for the last six, all for the eight."
 )
 
 
@@ -85,7 +85,7 @@ def sample(options: SampleOptions) -> None:
     from inferalign.sandbox.situations import SITUATIONS
     from inferalign.sandbox.world import AGENCY, prompts
 
-    kinds = {name: (name,) for name in SITUATIONS} | {"agency": AGENCY}
+    kinds = {name: (name,) for name in SITUATIONS} | {"agency": AGENCY, "all": tuple(SITUATIONS)}
     asked = resolve(kinds, options.kind, "situation")
     made = [prompt for kind in asked for prompt in prompts(kind, options.n, options.seed, options.split)]
     write_prompts(options.out, made)
