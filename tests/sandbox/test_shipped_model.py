@@ -23,6 +23,8 @@ FOLDER = Path(str(files("inferalign.sandbox")))
 SHA256 = {
     "model/model.safetensors": "3cd43e63785d24502d42ff9a0864284361606044842f1ed077bd098e26461e86",
     "reward_model/reward.safetensors": "4ff0e6106d18ed53d0108be668cdbc2fd2f0f430feac66890cfe67cb88fc6863",
+    "deltas/identity/delta.safetensors": "ec5455a062b12bbe3c5ee37eceda7c02f82a29e9516668b2fefb68dde80c6db7",
+    "deltas/best-of-4/delta.safetensors": "f857154cf2660dd17a0d2f2c76d39ef99d72257a3a7fb037a96f9bd538da72b1",
 }
 LIMIT = 12_000_000
 
@@ -44,7 +46,7 @@ def test_the_weights_are_the_ones_the_docs_cite() -> None:
     assert card["version"] == recipe.MODEL_VERSION
     assert card["world"] == world.WORLD_VERSION
     assert f"# {recipe.MODEL_VERSION}\n" in (FOLDER / "model" / "README.md").read_text()
-    shipped = [path for name in ("model", "reward_model") for path in (FOLDER / name).iterdir()]
+    shipped = [path for name in ("model", "reward_model", "deltas") for path in (FOLDER / name).rglob("*.*")]
     assert sum(path.stat().st_size for path in shipped) < LIMIT
 
 
