@@ -23,8 +23,8 @@ app.command(
 
 KIND_HELP = (
     "The situation: harmful, benign, ask_clarifying_questions, avoid_value_manipulation, correct_misinformation, "
-    "defer_important_decisions, encourage_learning or maintain_social_boundaries; agency stands for the last six, all for "
-    "the eight."
+    "defer_important_decisions, encourage_learning or maintain_social_boundaries; agency stands for the last six, all "
+    "for the eight."
 )
 
 
