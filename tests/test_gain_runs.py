@@ -59,6 +59,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path) -> Plan:
         batch=16,
         generations=8,
         rate=1e-3,
+        lora_rank=None,
         situations=("harmful", "benign"),
     )
 
