@@ -12,6 +12,7 @@ arXiv 1910.02054, section 5), a part of each: parts are put together for the fil
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from inferalign.ctrl.trainer import CtrlTrainer
 from inferalign.engines.checkpoint import load_state, save_state, saved_step
 
 EMPTY_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+SETTLING = 0.5
+"""Seconds: some hundred times what a thread of an idle machine takes, and nothing in a training's hours."""
 
 
 def check_processes(settings: CtrlSettings, found: int | None = None) -> None:
@@ -55,9 +58,11 @@ def check_processes(settings: CtrlSettings, found: int | None = None) -> None:
 def leave_processes() -> None:
     """Ends this process's part in the group, if there is one; for a script's last line.
 
-    Threads of a group that is still open when the interpreter ends can abort a process that has finished its work.
+    Threads of a group that is still open when the interpreter ends can abort a process that has finished its work, and
+    so can one that has yet to let go of its last tensor, for which it needs the interpreter: it gets `SETTLING` seconds.
     """
     if torch.distributed.is_initialized():
+        time.sleep(SETTLING)
         torch.distributed.destroy_process_group()
 
 
