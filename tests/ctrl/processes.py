@@ -93,7 +93,7 @@ def main(model: str, out: str, how: str) -> None:
         with suppress(Killed):
             train_ctrl(settings, model, PROMPTS, even_share, Path(out) / place, on_step=kill_at(stop))
     leave_processes()
-    gc.collect()  # with the trainers goes the group itself, which waits for its threads: for ever, if one holds a tensor
+    gc.collect()  # with the trainers goes the group, which waits for its threads: for ever, if one holds a tensor
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def check_processes(settings: CtrlSettings, found: int | None = None) -> None:
 def leave_processes() -> None:
     """Ends this process's part in the group, if there is one; for a script's last line.
 
-    Threads of a group that is still open when the interpreter ends can abort a process that has finished its work, and
-    so can one that has yet to let go of its last tensor, for which it needs the interpreter: it gets `SETTLING` seconds.
+    Threads of a group that is still open when the interpreter ends can abort a process that has finished its work.
+    So can one that has yet to let go of its last tensor, for which it needs the interpreter: it gets `SETTLING`.
     """
     if torch.distributed.is_initialized():
         time.sleep(SETTLING)
