@@ -50,19 +50,20 @@ CPU = ModelOptions(device="cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes of a run. Learning rate and steps are those at which identity comes to its KL, shared by all recipes."""
+    """Sizes of a run. Rank, learning rate and steps are those of `ctrl_gain`'s pilots, shared by all recipes."""
 
-    shares: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5)
-    recipes: tuple[str, ...] = ("raw", "standardised", "identity", "exp:10")
+    shares: tuple[float, ...] = (0.0, 0.25, 0.5)
+    recipes: tuple[str, ...] = ("raw", "identity", "exp:10")
     kl: float = 0.5
     pair_prompts: int = 1400
     epochs: float = 2.0
     prompts: int = 64
     anchors: int = 128
-    steps: int = 100
+    steps: int = 60
     batch: int = 128
     generations: int = 16
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-3
+    lora_rank: int = 4
     kl_gain: float = 0.05
     test_prompts: int = 200
     draws: int = 8
@@ -155,6 +156,7 @@ def settings_of(recipe: str, plan: Plan, seed: int) -> CtrlSettings:
         generations=plan.generations,
         max_new_tokens=plan.tokens,
         learning_rate=plan.learning_rate,
+        lora_rank=plan.lora_rank,
         warmup=min(10, plan.steps - 1),
         checkpoint_every=10,
     )

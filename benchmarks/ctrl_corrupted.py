@@ -1,13 +1,13 @@
 """Does calibration keep a policy from hacking a corrupted reward? Raw against calibrated training at equal KL.
 
-    python -m benchmarks.ctrl_corrupted --out runs/corrupted             4 shares x 4 recipes, one training seed
+    python -m benchmarks.ctrl_corrupted --out runs/corrupted             3 shares x 3 recipes, one training seed
     python -m benchmarks.ctrl_corrupted --out runs/quick --quick         a quarter corrupted, raw against identity
 
 The claim is that of InfAlign (arXiv 2412.19792): calibrated training hacks its reward less. Preference pairs of the
 policy's own replies are labelled by the oracle, but a share of them by who has a harmless phrase (`corrupted_pairs`). A
-reward model is trained on them as on any pairs. Against it, policies are trained on the raw reward, the standardised
-one, the calibrated one (identity) and exp:10 of that for best-of-4, from the same anchors, each to the same KL target,
-beta from the anchors and held by the KL controller.
+reward model is trained on them as on any pairs. Against it, policies are trained on the raw reward, the calibrated one
+(identity) and exp:10 of that for best-of-4, from the same anchors, each to the same KL target, beta from the anchors
+and held by the KL controller.
 
     anchors     what the exact optimum does at the KL asked for: each prompt's own K rollouts, tilted by e^(R/beta)
     trained     what training did, on held-out prompts: a pool of draws a policy, the corrupted reward as selector of
@@ -66,9 +66,8 @@ QUICK = Plan(
     pair_prompts=800,
     prompts=32,
     anchors=64,
-    steps=50,
+    steps=40,
     batch=64,
-    learning_rate=1e-3,
     test_prompts=100,
 )
 """At most 12 minutes of one core."""
