@@ -11,7 +11,10 @@ from safetensors import SafetensorError
 from inferalign.cli.main import main
 from inferalign.core.prompts import read_prompts
 from inferalign.core.records import RunFolder
+from inferalign.core.shards import training_into
+from inferalign.sandbox.pairs import write_pairs
 from inferalign.sandbox.world import AGENCY
+from tests.toy_pairs import toy_pairs
 
 SAMPLE = ["sandbox", "sample", "--kind", "harmful", "--n", "3"]
 
@@ -179,13 +182,29 @@ def test_ctrl_c_in_training_says_what_is_kept(
     assert "stopped; steps up to the last checkpoint (one every 400) finished and kept" in capsys.readouterr().err
 
 
+def test_a_folder_is_trained_into_by_one_process(
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two would overwrite each other's checkpoints."""
+    pairs = tmp_path / "pairs.jsonl"
+    write_pairs(pairs, toy_pairs(20))
+    train = ["sandbox", "train-reward", "--base", str(llama_dir), "--pairs", str(pairs)]
+    with training_into(tmp_path / "model"):
+        assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 1
+        assert "model is being written by process" in (said := capsys.readouterr().err)
+        assert "another --out." in said
+        assert main([*train, "--out", str(tmp_path / "model")]) == 1
+        assert "model is being written by process" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["training.lock"]
+
+
 def test_training_that_cannot_start_or_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert main(["sandbox", "train", "--out", str(file), "--steps", "1"]) == 1
-    assert f"cannot train into {file}: Not a directory." in capsys.readouterr().err
+    assert f"cannot train into {file}: File exists." in capsys.readouterr().err
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "0"]) == 1
     assert "steps is 0: expected at least 1" in capsys.readouterr().err
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--seed", str(2**63)]) == 1

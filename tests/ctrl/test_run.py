@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
-from inferalign.core.shards import FileLock
+from inferalign.core.shards import TRAINING_LOCK, FileLock
 from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.run import LOCK, train_ctrl
+from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.trainer import CtrlTrainer
@@ -119,7 +119,7 @@ def test_responses_are_kept_to_be_read_once_each(tmp_path: Path, llama_dir: Path
 def test_one_process_trains_a_run(tmp_path: Path, llama_dir: Path) -> None:
     """Another one would mix its lines and its checkpoints with them."""
     (tmp_path / "out").mkdir()
-    first = FileLock(tmp_path / "out" / LOCK, "it")
+    first = FileLock(tmp_path / "out" / TRAINING_LOCK, "it")
     with pytest.raises(RunError, match=rf"out is being written by process {os.getpid()}\. Wait for it"):
         trained(llama_dir, tmp_path / "out")
     first.release()

@@ -176,6 +176,7 @@ def train(options: TrainOptions) -> None:
     from inferalign.core.errors import InputError, RunError
     from inferalign.core.files import disk_errors
     from inferalign.core.lookup import load
+    from inferalign.core.shards import training_into
     from inferalign.engines.table import SANDBOX, shipped_model
 
     if options.steps is not None and options.steps < 1:
@@ -200,7 +201,7 @@ def train(options: TrainOptions) -> None:
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
         try:
-            with disk_errors(options.out, "train into"):
+            with training_into(options.out, flag="--out"), disk_errors(options.out, "train into"):
                 made = load("inferalign.sandbox.recipe:train")(options.out, recipe, start=start, on_step=on_step)
         except unwritable as error:
             raise RunError(

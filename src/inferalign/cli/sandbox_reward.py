@@ -31,6 +31,7 @@ def train_reward(options: TrainRewardOptions) -> None:
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
+    from inferalign.core.shards import training_into
     from inferalign.engines.table import SANDBOX, is_sandbox, shipped_model
     from inferalign.sandbox.curriculum import SCORE
     from inferalign.sandbox.pairs import read_pairs
@@ -49,7 +50,8 @@ def train_reward(options: TrainRewardOptions) -> None:
             bar.note(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
 
         try:
-            made = load("inferalign.sandbox.reward:train_reward")(base, pairs, options.out, recipe, on_step=on_step)
+            with training_into(options.out, flag="--out"):
+                made = load("inferalign.sandbox.reward:train_reward")(base, pairs, options.out, recipe, on_step=on_step)
         except KeyboardInterrupt:
             every = recipe.checkpoint_every
             raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None

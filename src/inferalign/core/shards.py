@@ -15,6 +15,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from inferalign.core.files import disk_errors, dump_json, parse_json, sync_direc
 SCHEMA = 1
 SYNC_EVERY = 32
 SYNC_SECONDS = 2.0
+TRAINING_LOCK = "training.lock"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class ShardSpec:
 class FileLock:
     """The exclusive right to what a file stands for, held until `release` or the end of the process."""
 
-    def __init__(self, path: Path, what: str, advice: str = "") -> None:
-        """`what` is being written, and `advice` more to say. Raises `RunError` naming the process that holds it."""
+    def __init__(self, path: Path, what: str, advice: str = "", *, flag: str = "--run") -> None:
+        """`what` is being written, and `advice` more to say. Raises `RunError` naming the process that holds it.
+
+        flag: what the command line names the folder by.
+        """
         self._path = path
         with disk_errors(self._path, "open"):
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -72,7 +77,7 @@ class FileLock:
                 if not _try_lock(self._handle):
                     raise RunError(
                         f"{what} is being written by {_owner(self._handle)}. Wait for it, end it, or give this command "
-                        f"another --run.{advice}"
+                        f"another {flag}.{advice}"
                     )
                 os.ftruncate(self._handle, 0)
                 os.pwrite(self._handle, str(os.getpid()).encode(), 0)
@@ -90,6 +95,18 @@ class ShardLock(FileLock):
     def __init__(self, records: Path, name: str) -> None:
         more = " Where it has a --shard, 1/2 and 2/2 share it."
         super().__init__(records / f"{name}.lock", f"{records.parent}: shard {name!r}", more)
+
+
+@contextmanager
+def training_into(folder: Path, *, flag: str = "--run") -> Iterator[None]:
+    """The right to train into a folder, which is made. Raises `RunError` where another training has it."""
+    with disk_errors(folder, "train into"):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / TRAINING_LOCK, str(folder), flag=flag)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def active_writers(records: Path) -> Iterator[tuple[str, str]]:

@@ -29,8 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 from trl import RLOOConfig
 
 from inferalign.core.errors import InputError, ModelError, RunError
-from inferalign.core.files import disk_errors
-from inferalign.core.shards import FileLock
+from inferalign.core.shards import training_into
 from inferalign.core.types import Prompt
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, prompts_sha256, sampling_facts
 from inferalign.ctrl.beta import KlController, beta_for
@@ -52,7 +51,6 @@ from inferalign.engines.weights import check_folder, check_loaded, quiet, weight
 from inferalign.procedures.base import Sampling
 
 LOG = "steps.jsonl"
-LOCK = "training.lock"
 ADAM_BETAS = (0.9, 0.99)
 HOW_OFTEN = ("checkpoint_every", "check_every")
 """Settings that decide no weight."""
@@ -142,14 +140,9 @@ def _writing(out: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with disk_errors(out, "make the folder"):
-        out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK, str(out))
-    try:
+    with training_into(out):
         _refuse_finished(out)  # by a training that ended since this one looked
         yield
-    finally:
-        lock.release()
 
 
 class _Opened(NamedTuple):
