@@ -44,7 +44,7 @@ from benchmarks.sandbox_runs import (
 from inferalign.core.files import read_json
 from inferalign.core.stats import Estimate, paired_proportions, proportion
 from inferalign.reports.figures import Panel, Series, write_figure
-from inferalign.sandbox.recipe import CARD
+from inferalign.sandbox.training import CARD
 
 MEASURES = ("balanced accuracy", "AUC")
 KINDS = ("own judge", "knowledge removed", "coin flips")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import judge_law
-from inferalign.sandbox.recipe import CARD
+from inferalign.sandbox.training import CARD
 
 
 def asked(run: Path, **changed: object) -> argparse.Namespace:

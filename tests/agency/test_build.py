@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from inferalign.agency.build import Built, build, prepare_build
+from inferalign.agency.build import Built, build
+from inferalign.agency.build_plan import prepare_build
 from inferalign.agency.item_source import gather
 from inferalign.agency.requests import BuildRequest, EndpointFlags
 from inferalign.core.errors import InputError, RunError

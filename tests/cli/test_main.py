@@ -177,7 +177,7 @@ def test_ctrl_c_in_training_says_what_is_kept(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inferalign.sandbox.recipe.train", interrupted)
+    monkeypatch.setattr("inferalign.sandbox.training.train", interrupted)
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 130
     assert "stopped; steps up to the last checkpoint (one every 400) finished and kept" in capsys.readouterr().err
 
@@ -214,6 +214,6 @@ def test_training_that_cannot_start_or_be_kept(
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("inferalign.sandbox.recipe.train", full)
+    monkeypatch.setattr("inferalign.sandbox.training.train", full)
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "1"]) == 1
     assert "No space left on device. Free some space" in capsys.readouterr().err

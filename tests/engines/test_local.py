@@ -17,8 +17,8 @@ from inferalign.core.types import Determinism, Message, RoleUsage, StopReason, T
 from inferalign.engines.base import Continuation, Row
 from inferalign.engines.draws import draw
 from inferalign.engines.local import LocalEngine, load_local
+from inferalign.engines.plain_requests import PlainRequests
 from inferalign.engines.table import LoadedModel, ModelOptions
-from inferalign.engines.tree_requests import PlainRequests
 
 KINDS = ("llama", "gpt2", "qwen")
 CHAT = (Message(role="user", content="How do I water a fern, and when?"),)
@@ -303,7 +303,7 @@ def test_a_tree_mask_that_is_not_followed_is_noticed(llama: Loaded, monkeypatch:
     """A model that ignores positions must not pass the check at load."""
     from transformers import LlamaModel
 
-    from inferalign.engines.tree_requests import matches_plain
+    from inferalign.engines.packed_check import matches_plain
 
     original = LlamaModel.forward
     with torch.inference_mode():

@@ -21,7 +21,8 @@ from inferalign.engines.drafts import Draft
 from inferalign.engines.lanes import LanePool
 from inferalign.engines.packed import Fed, Feed, PackedModel
 from inferalign.engines.prefix import PrefixStore
-from inferalign.engines.tree_requests import TreeRequests, _next
+from inferalign.engines.tree_requests import TreeRequests
+from inferalign.engines.tree_rows import next_place
 from tests.engines.test_prefix import add, states
 
 PROMPT: TokenIds = (31, 7, 200, 90, 12)
@@ -257,14 +258,14 @@ def test_a_place_in_a_path_that_was_cut_leads_to_no_other_place(cut: int) -> Non
     pieces = [store.end(path[:depth]) for depth in range(1, 6)]
     add(store, other)
     for depth, piece in enumerate(pieces, start=1):
-        found = _next(piece, 1)
+        found = next_place(piece, 1)
         if depth <= cut:
             assert found is not None
             assert found.segment.hidden[found.take - 1] == states(path)[1][depth]
         else:
             assert found is None, "the place is in the lower part now, and is fed again"
-    assert _next(pieces[cut - 1], 2) == store.end(other)
-    assert _next(pieces[cut - 1], 3) is None
+    assert next_place(pieces[cut - 1], 2) == store.end(other)
+    assert next_place(pieces[cut - 1], 3) is None
 
 
 def test_a_request_that_is_closed_keeps_what_was_finished(bench: Bench) -> None:

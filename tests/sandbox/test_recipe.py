@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inferalign.core.errors import RunError
-from inferalign.sandbox import curriculum, recipe
+from inferalign.sandbox import curriculum, recipe, training
 
 TINY = recipe.Recipe(
     steps=12,
@@ -35,7 +35,7 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of a training that nobody interrupted."""
-    return dict(load_file(recipe.train(tmp_path_factory.mktemp("whole"), TINY) / "model.safetensors"))
+    return dict(load_file(training.train(tmp_path_factory.mktemp("whole"), TINY) / "model.safetensors"))
 
 
 @pytest.mark.parametrize(("every", "killed_at"), [(4, 5), (6, 7), (8, 9), (5, 12)])
@@ -51,9 +51,9 @@ def test_a_killed_training_resumes_to_the_same_weights(
     mine = replace(TINY, checkpoint_every=every)
     assert mine.grown_from == 6
     with pytest.raises(Killed):
-        recipe.train(tmp_path, mine, on_step=kill)
+        training.train(tmp_path, mine, on_step=kill)
     steps: list[int] = []
-    resumed = recipe.train(tmp_path, mine, on_step=lambda step, facts: steps.append(step))
+    resumed = training.train(tmp_path, mine, on_step=lambda step, facts: steps.append(step))
     last = (killed_at - 1) // every * every
     assert steps == list(range(last + 1, 13))
     again = load_file(resumed / "model.safetensors")
@@ -66,15 +66,15 @@ def test_a_finished_model_another_recipe_and_another_world_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = replace(TINY, steps=2, checkpoint_every=1)
-    recipe.train(tmp_path, short)
+    training.train(tmp_path, short)
     with pytest.raises(RunError, match="finished model"):
-        recipe.train(tmp_path, short)
-    (tmp_path / recipe.CARD).unlink()
+        training.train(tmp_path, short)
+    (tmp_path / training.CARD).unlink()
     with pytest.raises(RunError, match="another training"):
-        recipe.train(tmp_path, replace(short, seed=1))
-    monkeypatch.setattr(recipe, "WORLD_VERSION", "0")
+        training.train(tmp_path, replace(short, seed=1))
+    monkeypatch.setattr(training, "WORLD_VERSION", "0")
     with pytest.raises(RunError, match="another training"):
-        recipe.train(tmp_path, short)
+        training.train(tmp_path, short)
 
 
 def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +87,9 @@ def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(RunError, match="disk is full"):
-            recipe.train(tmp_path, short)
-    assert not (tmp_path / recipe.CARD).exists()
-    assert (recipe.train(tmp_path, short) / recipe.CARD).is_file()
+            training.train(tmp_path, short)
+    assert not (tmp_path / training.CARD).exists()
+    assert (training.train(tmp_path, short) / training.CARD).is_file()
 
 
 def test_a_grown_model_is_the_same_function_and_can_learn() -> None:
@@ -108,7 +108,7 @@ def test_a_grown_model_is_the_same_function_and_can_learn() -> None:
 
 
 def test_the_export_loads_as_any_transformers_model_and_encodes_any_text(tmp_path: Path) -> None:
-    folder = recipe.train(tmp_path, replace(TINY, steps=1))
+    folder = training.train(tmp_path, replace(TINY, steps=1))
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.bfloat16
@@ -119,7 +119,7 @@ def test_the_export_loads_as_any_transformers_model_and_encodes_any_text(tmp_pat
 
 
 def test_the_schedule_warms_up_peaks_and_decays() -> None:
-    values = [recipe.schedule(step, 1000) for step in range(1000)]
+    values = [training.schedule(step, 1000) for step in range(1000)]
     assert values[0] == pytest.approx(0.05)
     assert max(values) == pytest.approx(1.0)
     assert values[20:] == sorted(values[20:], reverse=True)
@@ -127,8 +127,8 @@ def test_the_schedule_warms_up_peaks_and_decays() -> None:
 
 
 def test_the_rates_rise_once_more_to_two_fifths() -> None:
-    values = [recipe.schedule(step, 1500, again_at=2 / 3) for step in range(1500)]
-    assert values[:1000] == [recipe.schedule(step, 1000) for step in range(1000)]
+    values = [training.schedule(step, 1500, again_at=2 / 3) for step in range(1500)]
+    assert values[:1000] == [training.schedule(step, 1000) for step in range(1000)]
     again = values[1000:]
     assert again[0] == pytest.approx(0.04)
     assert again[:10] == sorted(again[:10])
@@ -142,23 +142,23 @@ def test_the_probes_losses_leave_out_letters_that_a_situation_has_not() -> None:
     logits = torch.zeros(2, 6)
     logits[0, 1:] = 50.0  # of letters that the first situation has not
     logits[1, 1] = 2.0
-    main, rest = recipe._probe_losses(logits, holds)
+    main, rest = training._probe_losses(logits, holds)
     assert main.item() == pytest.approx(math.log(2))
     assert rest.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2)
-    assert recipe._probe_losses(logits[:1], holds[:1])[1].item() == 0.0
+    assert training._probe_losses(logits[:1], holds[:1])[1].item() == 0.0
 
 
 def test_the_loss_is_the_mean_over_reply_tokens_plus_verdicts_plus_probe() -> None:
     """Against sums over the sequences one by one, which know branches by their segments and not by their positions."""
     tokenizer = recipe.train_tokenizer(TINY)
     model = recipe.new_model(TINY, tokenizer, 2)
-    learner = recipe.Learner(TINY, model)
-    encode = recipe._encoder(tokenizer)
+    learner = training.Learner(TINY, model)
+    encode = training._encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     packed = [curriculum.build(encode, ends, 0, i) for i in range(6)]
     arrays = curriculum.collate(packed, tokenizer.pad_token_id)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    loss, facts = recipe._losses(model, learner.probe, batch)
+    loss, facts = training._losses(model, learner.probe, batch)
     assert loss.requires_grad
     mask = torch.where(batch["mask"], 0.0, torch.finfo(torch.float32).min)
     hidden = model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=mask)[0]
@@ -170,7 +170,7 @@ def test_the_loss_is_the_mean_over_reply_tokens_plus_verdicts_plus_probe() -> No
                 costs[sequence.segments[i] == 0].append(-logs[row, i, target].item())
     speech, verdicts = (sum(costs[said]) / len(costs[said]) for said in (True, False))
     at = (batch["probes"] >= 0).any(-1)
-    main, rest = recipe._probe_losses(learner.probe(hidden[at]), batch["probes"][at])
+    main, rest = training._probe_losses(learner.probe(hidden[at]), batch["probes"][at])
     assert len(costs[False]) > len(packed)
     assert facts == pytest.approx({"speech": speech, "verdict": verdicts, "probe": main.item()}, rel=0.01)
     assert speech != pytest.approx(verdicts, rel=0.01)
@@ -179,7 +179,7 @@ def test_the_loss_is_the_mean_over_reply_tokens_plus_verdicts_plus_probe() -> No
 
 def test_sharpening_multiplies_the_logits(tmp_path: Path) -> None:
     short = replace(TINY, steps=2)
-    plain = AutoModelForCausalLM.from_pretrained(recipe.train(tmp_path / "1", replace(short, sharpened=1.0)))
-    sharp = AutoModelForCausalLM.from_pretrained(recipe.train(tmp_path / "2", replace(short, sharpened=2.0)))
+    plain = AutoModelForCausalLM.from_pretrained(training.train(tmp_path / "1", replace(short, sharpened=1.0)))
+    sharp = AutoModelForCausalLM.from_pretrained(training.train(tmp_path / "2", replace(short, sharpened=2.0)))
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(sharp(input_ids=ids).logits, 2 * plain(input_ids=ids).logits)

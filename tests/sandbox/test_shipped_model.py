@@ -14,7 +14,7 @@ from benchmarks.sandbox_reward import draw, facts, grades_of, rewarded
 from inferalign.core.types import Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Sampling
-from inferalign.sandbox import recipe, world
+from inferalign.sandbox import training, world
 from inferalign.sandbox.grading import by_situation
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.scorers.table import build_scorer
@@ -42,10 +42,10 @@ def replies(sandbox: LoadedModel) -> dict[str, list[Result]]:
 def test_the_weights_are_the_ones_the_docs_cite() -> None:
     for name, digest in SHA256.items():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
-    card = json.loads((FOLDER / "model" / recipe.CARD).read_text())
-    assert card["version"] == recipe.MODEL_VERSION
+    card = json.loads((FOLDER / "model" / training.CARD).read_text())
+    assert card["version"] == training.MODEL_VERSION
     assert card["world"] == world.WORLD_VERSION
-    assert f"# {recipe.MODEL_VERSION}\n" in (FOLDER / "model" / "README.md").read_text()
+    assert f"# {training.MODEL_VERSION}\n" in (FOLDER / "model" / "README.md").read_text()
     shipped = [path for name in ("model", "reward_model", "deltas") for path in (FOLDER / name).rglob("*.*")]
     assert sum(path.stat().st_size for path in shipped) < LIMIT
 

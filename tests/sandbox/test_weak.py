@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.engines.weights import weights_digest
-from inferalign.sandbox import recipe
+from inferalign.sandbox import recipe, training
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.weak import RATE_SHARE, STEPS, weaker
 
@@ -26,7 +26,7 @@ TINY = recipe.Recipe(
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recipe.train(tmp_path_factory.mktemp("start"), TINY)
+    return training.train(tmp_path_factory.mktemp("start"), TINY)
 
 
 class Killed(Exception):
@@ -50,7 +50,7 @@ def test_the_recipe_of_a_weaker_judge(start: Path) -> None:
 
 def test_it_goes_on_from_the_weights_and_resumes_to_the_same(start: Path, tmp_path: Path) -> None:
     chosen = replace(weaker(start, specificity=0.3, steps=5), learning_rate=1e-9, other_rate=1e-9)
-    whole = load_file(recipe.train(tmp_path / "whole", chosen, start=start) / "model.safetensors")
+    whole = load_file(training.train(tmp_path / "whole", chosen, start=start) / "model.safetensors")
     before = load_file(start / "model.safetensors")
     assert whole.keys() == before.keys()
     for name, tensor in before.items():  # steps of no size leave the weights where they began
@@ -62,31 +62,31 @@ def test_it_goes_on_from_the_weights_and_resumes_to_the_same(start: Path, tmp_pa
             raise Killed
 
     with pytest.raises(Killed):
-        recipe.train(tmp_path / "killed", chosen, start=start, on_step=kill_at_4)
-    resumed = load_file(recipe.train(tmp_path / "killed", chosen, start=start) / "model.safetensors")
-    once = load_file(recipe.train(tmp_path / "once", chosen, start=start) / "model.safetensors")
+        training.train(tmp_path / "killed", chosen, start=start, on_step=kill_at_4)
+    resumed = load_file(training.train(tmp_path / "killed", chosen, start=start) / "model.safetensors")
+    once = load_file(training.train(tmp_path / "once", chosen, start=start) / "model.safetensors")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in once.items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in once.items())
     assert (tmp_path / "once" / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
-    card = json.loads((tmp_path / "once" / recipe.CARD).read_text())
+    card = json.loads((tmp_path / "once" / training.CARD).read_text())
     assert card["version"] == "weakened"
     assert card["start"].startswith("sha256:")
 
 
 def test_a_checkpoint_of_another_start_is_refused(start: Path, tmp_path: Path) -> None:
     chosen = weaker(start, specificity=0.3, steps=4)
-    recipe.train(tmp_path / "judge", chosen, start=start)
-    (tmp_path / "judge" / recipe.CARD).unlink()
-    other = recipe.train(tmp_path / "other", replace(TINY, seed=1))
+    training.train(tmp_path / "judge", chosen, start=start)
+    (tmp_path / "judge" / training.CARD).unlink()
+    other = training.train(tmp_path / "other", replace(TINY, seed=1))
     with pytest.raises(RunError, match="another training"):
-        recipe.train(tmp_path / "judge", chosen, start=other)
+        training.train(tmp_path / "judge", chosen, start=other)
 
 
 def test_another_teacher_gives_other_verdicts_on_the_same_conversations(start: Path) -> None:
     tokenizer = recipe.train_tokenizer(TINY)
-    encode = recipe._encoder(tokenizer)
+    encode = training._encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in (",", ".", "?"))
-    pools = [recipe._pool(encode, ends, weaker(start, specificity=s), 0) for s in (0.1, 0.82)]
+    pools = [training._pool(encode, ends, weaker(start, specificity=s), 0) for s in (0.1, 0.82)]
     # A suspicion takes a draw, so the questions differ, and with their lengths the order in a pool.
     by_conversation = [
         {tuple(x for x, s in zip(p.ids, p.segments, strict=True) if s == 0): p for batch in pool for p in batch}
@@ -109,7 +109,7 @@ def test_what_cannot_be_trained_on_is_refused(start: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"specificity is 1\.5"):
         weaker(start, specificity=1.5)
     shutil.copytree(start, tmp_path / "odd")
-    card = tmp_path / "odd" / recipe.CARD
+    card = tmp_path / "odd" / training.CARD
     card.write_text('{"world": "1", "recipe": {}}')
     with pytest.raises(InputError, match="trained on world '1'"):
         weaker(tmp_path / "odd", specificity=0.3)
@@ -126,7 +126,7 @@ def test_the_command(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     train = ["sandbox", "train", "--out", str(tmp_path / "judge")]
     assert main([*train, "--from", str(start), "--specificity", "0.3", "--steps", "1"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
-    assert json.loads((tmp_path / "judge" / recipe.CARD).read_text())["recipe"]["specificity"] == 0.3
+    assert json.loads((tmp_path / "judge" / training.CARD).read_text())["recipe"]["specificity"] == 0.3
     for half in (["--from", str(start)], ["--specificity", "0.3"]):
         assert main([*train, *half]) == 1
         assert "go together" in capsys.readouterr().err
@@ -138,5 +138,5 @@ def test_the_shipped_model_is_a_start_by_its_name(
     monkeypatch.setattr("inferalign.engines.table.shipped_model", lambda: start)
     train = ["sandbox", "train", "--from", "sandbox", "--specificity", "0.3", "--steps", "1"]
     assert main([*train, "--out", str(tmp_path / "judge")]) == 0
-    assert json.loads((tmp_path / "judge" / recipe.CARD).read_text())["start"] == weights_digest(str(start))
+    assert json.loads((tmp_path / "judge" / training.CARD).read_text())["start"] == weights_digest(str(start))
     capsys.readouterr()

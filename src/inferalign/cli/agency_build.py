@@ -30,8 +30,9 @@ class BuildOptions:
 
 def build(options: BuildOptions) -> None:
     """Make items: simulate, validate, select, resumably."""
-    from inferalign.agency.build import ITEMS_FILE, BuildStages, prepare_build
+    from inferalign.agency.build import ITEMS_FILE, BuildStages
     from inferalign.agency.build import build as made_of
+    from inferalign.agency.build_plan import prepare_build
     from inferalign.cli.agency_run import forecast_table
     from inferalign.cli.generate import at_once
     from inferalign.cli.progress import StageBars

@@ -202,7 +202,7 @@ def train(options: TrainOptions) -> None:
 
         try:
             with training_into(options.out, flag="--out"), disk_errors(options.out, "train into"):
-                made = load("inferalign.sandbox.recipe:train")(options.out, recipe, start=start, on_step=on_step)
+                made = load("inferalign.sandbox.training:train")(options.out, recipe, start=start, on_step=on_step)
         except unwritable as error:
             raise RunError(
                 f"cannot keep the weights in {options.out}: {error}. Free some space, or remove a damaged "

@@ -28,10 +28,12 @@ from inferalign.engines.drafts import Draft
 from inferalign.engines.draws import most_probable
 from inferalign.engines.lanes import LanePool
 from inferalign.engines.packed import PackedModel
+from inferalign.engines.packed_check import matches_plain
+from inferalign.engines.plain_requests import PlainRequests, Requests
 from inferalign.engines.prefix import PrefixStore
 from inferalign.engines.scheduler import Scheduler
 from inferalign.engines.table import LoadedModel, ModelOptions
-from inferalign.engines.tree_requests import PlainRequests, Requests, TreeRequests, matches_plain
+from inferalign.engines.tree_requests import TreeRequests
 from inferalign.engines.weights import check_folder, check_loaded, quiet, weights_digest
 
 if TYPE_CHECKING:

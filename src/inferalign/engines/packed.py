@@ -5,8 +5,8 @@ its own mask, so that N prompts cost no attention between prompts; lanes on a co
 attention, whose result is merged with their own by log-sum-exp (the exact softmax over both parts). A feed's
 result depends on the other feeds only through the rounding of matrix products.
 
-A model that does not follow explicit positions or the attention interface cannot be run so: `tree_requests.
-matches_plain` finds out by comparing.
+A model that does not follow explicit positions or the attention interface cannot be run so: `packed_check`
+finds out by comparing.
 """
 
 from __future__ import annotations

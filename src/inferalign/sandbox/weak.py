@@ -16,8 +16,9 @@ from pathlib import Path
 from inferalign.core.errors import InputError
 from inferalign.core.files import read_json
 from inferalign.engines.weights import check_folder
-from inferalign.sandbox.recipe import CARD, Recipe
+from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.situations.situation import WORLD_VERSION
+from inferalign.sandbox.training import CARD
 
 STEPS = 400
 RATE_SHARE = 0.25
