@@ -52,7 +52,7 @@ CPU = ModelOptions(device="cpu")
 class Plan:
     """Sizes of a run. Rank, learning rate and steps are those of `ctrl_gain`'s pilots, shared by all recipes."""
 
-    shares: tuple[float, ...] = (0.0, 0.25, 0.5)
+    shares: tuple[float, ...] = (0.25, 0.5, 0.0)
     recipes: tuple[str, ...] = ("raw", "identity", "exp:10")
     kl: float = 0.5
     pair_prompts: int = 1400

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inferalign.cli.compare import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
+from inferalign.cli.compare_request import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
