@@ -27,6 +27,7 @@ TORCH_FILES = {
     "ctrl/shared_prompts.py",
     "ctrl/step_log.py",
     "ctrl/tabular.py",
+    "ctrl/trackers.py",
     "ctrl/trainer.py",
     "ctrl/vllm_draws.py",
     "engines/checkpoint.py",

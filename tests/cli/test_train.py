@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,25 @@ def common(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path) -> list[st
     made += ["--max-new-tokens", "3"]
     assert main(["calibrate", *made, "--run", str(root / "anchors"), "--k", "40"]) == 0
     return [*made, "--anchors", str(root / "anchors"), *FLAGS.split()]
+
+
+def test_report_to_is_checked_before_anything_and_sends_every_step(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *common, "--run", str(tmp_path / "run"), "--report-to", "wandbb"]) == 1
+    assert "no such tracker. Did you mean 'wandb'?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    sent: list[int] = []
+
+    @contextmanager
+    def reports(names: Sequence[str], run: Path, config: dict[str, Any]) -> Iterator[Any]:
+        assert (names, run, config["settings"]["steps"]) == (["wandb"], tmp_path / "run", 2)
+        yield lambda step, line: sent.append(line["step"])
+
+    monkeypatch.setattr("inferalign.ctrl.trackers.check_trackers", lambda names: None)
+    monkeypatch.setattr("inferalign.ctrl.trackers.reports", reports)
+    assert main(["train", *common, "--run", str(tmp_path / "run"), "--report-to", "wandb"]) == 0
+    assert sent == [1, 2]
 
 
 def with_flags(common: Sequence[str], *flags: str) -> list[str]:

@@ -41,6 +41,8 @@ class TrainOptions:
     """The reward, the same as that of the anchors: `reward`, `reward:DIR`, `self`, a template (FILE.toml)."""
     chat_template: Path | None = None
     """A Jinja file that replaces the tokenizer's chat template."""
+    report_to: Annotated[list[str], Parameter(negative="")] = field(default_factory=list)
+    """Send each step's numbers to trackers too: `wandb`, `tensorboard`, `mlflow`, `trackio`."""
     settings: Annotated[CtrlSettings, Parameter(name="*", name_transform=_flag)] = field(default_factory=CtrlSettings)
 
 
@@ -59,6 +61,7 @@ def train(options: TrainOptions) -> None:
     from inferalign.ctrl.anchors import AnchorSet
 
     load("inferalign.ctrl.processes:check_processes")(options.settings)
+    load("inferalign.ctrl.trackers:check_trackers")(options.report_to)
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
@@ -67,11 +70,14 @@ def train(options: TrainOptions) -> None:
         write_json_atomic(options.run / "config.json", {"verb": "train", **to_dict(options)})
         write_json_atomic(options.run / "env.json", environment())
     template = options.chat_template and options.chat_template.read_text()
-    with Bar("train", options.settings.steps) if first else nullcontext() as bar:
+    names = options.report_to if first else []
+    sent = load("inferalign.ctrl.trackers:reports")(names, options.run, to_dict(options))
+    with Bar("train", options.settings.steps) if first else nullcontext() as bar, sent as report:
 
         def on_step(step: int, line: Mapping[str, Any]) -> None:
             if bar is None:
                 return
+            report(step, line)
             bar.advance(step - bar.finished)
             kl = line["kl_sequence"] if "kl_sequence" in line else line["kl_stored"]
             bar.note(f"KL {kl:.3f}, reward {line.get('reward') or 0:.3f}")
