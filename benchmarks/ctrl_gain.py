@@ -28,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ from benchmarks.gain_tables import (
     policies,
 )
 from benchmarks.sandbox_runs import finish
+from benchmarks.theory_runs import run_short
 from inferalign.cli import compare_output as output
 from inferalign.cli.tables import show
 from inferalign.core.files import write_json_atomic
@@ -94,7 +94,7 @@ def main() -> int:
             **told,
             "quick": args.quick,
             "wall_seconds": round(time.monotonic() - began, 1),
-            **short_runs(args.seed, out / "short"),
+            "tabular_max_error_points": run_short(args.seed, out / "short")["max_error_points"],
         }
     )
     return 0 if args.quick or all(told["goals"].values()) else 1
@@ -174,16 +174,6 @@ def report(out: Path, plan: Plan, base: Pool, length: float, points: Sequence[Po
     }
     write_json_atomic(out / "metrics.json", {**told, "comparison": compared.as_json()})
     return told
-
-
-def short_runs(seed: int, out: Path) -> dict[str, Any]:
-    """What the 2-token runs of `ctrl_theory` say, where that benchmark is at hand."""
-    if find_spec("benchmarks.ctrl_theory") is None:
-        show("the 2-token runs are not here yet (benchmarks/ctrl_theory.py), so tabular_max_error_points is null")
-        return {"tabular_max_error_points": None}
-    return {
-        "tabular_max_error_points": import_module("benchmarks.ctrl_theory").run_short(seed, out)["max_error_points"]
-    }
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks import ctrl_theory, short_task
-from benchmarks.ctrl_theory import BEST, RECIPES, Line, cell, ideal_j, lines, run_short
+from benchmarks import short_task, theory_runs
+from benchmarks.ctrl_theory import Line, cell, lines
 from benchmarks.short_task import END, PROMPTS, RESPONSES, SYMBOLS, Task, blamed, ended, optimum
+from benchmarks.theory_runs import BEST, RECIPES, ideal_j, run_short
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.theory.grid import default_grid, policy
 from inferalign.theory.transforms import Identity
@@ -97,8 +98,8 @@ def test_a_short_run_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in {"STEPS": 2, "WARMUP": 0, "BATCH": 64, "GENERATIONS": 8}.items():
-        monkeypatch.setattr(ctrl_theory, name, value)
-    monkeypatch.setattr(ctrl_theory, "SHORT", ("identity",))
+        monkeypatch.setattr(theory_runs, name, value)
+    monkeypatch.setattr(theory_runs, "SHORT", ("identity",))
     monkeypatch.setattr(short_task, "SPREAD", 4.0)
     found = run_short(3, tmp_path)
     assert "3 identity: KL" in capsys.readouterr().err
@@ -117,5 +118,5 @@ def test_lines_by_hand() -> None:
     assert Line(name="b", values=[0.5, 0.7], at_least=0.5).holds
     assert cell([1.0]) == "1.00"
     assert cell([1.0, 2.0, 3.0]) == "2.00 ± 2.48"  # 4.303 / sqrt(3)
-    assert {name for name in RECIPES if RECIPES[name].kl == 0.5} > set(ctrl_theory.SHORT)
+    assert {name for name in RECIPES if RECIPES[name].kl == 0.5} > set(theory_runs.SHORT)
     assert callable(lines)
