@@ -40,7 +40,7 @@ class CalibrateOptions:
     procedure: Annotated[str | None, Parameter(name="--for")] = None
     """How the model will be decoded: `sample`, `best-of-n:N` or `worst-of-n:N`."""
     transform: str = "optimal"
-    """What will be made of the calibrated reward: `identity`, `log`, `exp:10`, `exp:-10`, `one-shot`, `optimal`."""
+    """What will be made of the calibrated reward: `identity`, `log`, `exp:10`, `power:7`, `one-shot`, `optimal`."""
     kl: float = 0.5
     """The KL to the starting model that training will aim at, in nats; a higher one needs more rollouts."""
     seed: int = 0
