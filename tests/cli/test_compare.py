@@ -6,16 +6,20 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from inferalign.cli.compare_output import write_curves
 from inferalign.cli.compare_request import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
 from inferalign.engines.weights import weights_digest
+from inferalign.theory.procedures import parse_selection
 from inferalign.winrate.card import Card, read_card, write_card
+from inferalign.winrate.ceiling import selector_ceiling
 from tests.plain import QUESTION
 from tests.winrate.models import perturbed
 
@@ -116,12 +120,25 @@ def test_a_comparison_from_models_to_cards(
     assert read_card(far) is None
 
 
-def test_names_of_policies() -> None:
+def test_a_policy_that_collapsed_is_drawn_too(tmp_path: Path) -> None:
+    """Its KL lies beyond what theory resolves, which must not cost the whole comparison."""
+    ceiling = {"best-of-n:2": selector_ceiling(parse_selection("best-of-n:2"))}
+    collapsed: Any = SimpleNamespace(
+        rows=[SimpleNamespace(kl=Estimate(mean=19.0, low=None, high=None, n=1), procedure="sample")]
+    )
+    assert write_curves(tmp_path / "c.svg", collapsed, ceiling) is not None
+    assert (tmp_path / "c.svg").stat().st_size > 1000
+
+
+def test_names_of_policies(tmp_path: Path) -> None:
     assert entry("runs/ctrl") == Entry("ctrl", None, "runs/ctrl")
     assert entry("identity=runs/a") == Entry("identity", None, "runs/a")
     assert entry("identity@0.3=runs/a=b") == Entry("identity", "0.3", "runs/a=b")
     assert entry("identity@0.3=x").name == "identity@0.3"
     assert entry("runs/a@b/c").name == "c"
+    (there := tmp_path / "kl=0.5").mkdir()
+    assert entry(str(there)) == Entry("kl=0.5", None, str(there)), "a directory is one, whatever its name"
+    assert entry(f"a={there}") == Entry("a", None, str(there))
     for text in ("=x", "a=", "a@=x", "@b=x"):
         with pytest.raises(InputError, match="RECIPE@POINT=DIR"):
             entry(text)

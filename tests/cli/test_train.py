@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,17 +45,43 @@ def test_report_to_is_checked_before_anything_and_sends_every_step(
     assert main(["train", *common, "--run", str(tmp_path / "run"), "--report-to", "wandbb"]) == 1
     assert "no such tracker. Did you mean 'wandb'?" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    sent: list[int] = []
+    told: list[Any] = []
 
-    @contextmanager
-    def reports(names: Sequence[str], run: Path, config: dict[str, Any]) -> Iterator[Any]:
-        assert (names, run, config["settings"]["steps"]) == (["wandb"], tmp_path / "run", 2)
-        yield lambda step, line: sent.append(line["step"])
+    class Reports:
+        def __init__(self, names: list[str], run: Path, config: dict[str, Any]) -> None:
+            told.append((names, run, config["settings"]["steps"]))
+
+        def begin(self, done: int) -> None:
+            told.append(done)
+
+        def step(self, step: int, line: dict[str, Any]) -> None:
+            told.append(line["step"])
+
+        def close(self) -> None:
+            assert (tmp_path / "run" / "metrics.json").exists(), "closing may take long, or fail"
+            told.append("closed")
 
     monkeypatch.setattr("inferalign.ctrl.trackers.check_trackers", lambda names: None)
-    monkeypatch.setattr("inferalign.ctrl.trackers.reports", reports)
+    monkeypatch.setattr("inferalign.ctrl.trackers.Reports", Reports)
     assert main(["train", *common, "--run", str(tmp_path / "run"), "--report-to", "wandb"]) == 0
-    assert sent == [1, 2]
+    assert told == [(["wandb"], tmp_path / "run", 2), 0, 1, 2, "closed"]
+
+
+def test_a_training_that_begins_again_says_what_it_is(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before its first checkpoint, then repeated with another rate."""
+    run = tmp_path / "run"
+
+    def stopped(self: Any, step: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inferalign.cli.progress.Bar.advance", stopped)
+        assert main(["train", *common, "--run", str(run)]) == 130
+    assert json.loads((run / "config.json").read_text())["settings"]["learning_rate"] == 0.003
+    assert main([*with_flags(common, "--learning-rate", "0.001"), "--run", str(run)]) == 0
+    assert json.loads((run / "config.json").read_text())["settings"]["learning_rate"] == 0.001
 
 
 def with_flags(common: Sequence[str], *flags: str) -> list[str]:

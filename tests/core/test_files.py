@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferalign.core.errors import RunError
+from inferalign.core.errors import ModelError, RunError
 from inferalign.core.files import disk_errors, dump_json, parse_json, read_json, write_json_atomic
 
 JSON_VALUES = st.recursive(
@@ -19,6 +19,17 @@ JSON_VALUES = st.recursive(
 @given(JSON_VALUES)
 def test_what_is_written_reads_back(value: object) -> None:
     assert parse_json(dump_json(value)) == value
+
+
+def test_our_own_errors_are_no_disk_errors(tmp_path: Path) -> None:
+    """A `ModelError` is an `OSError`, so that transformers' callers may expect it."""
+
+    def failing() -> None:
+        with disk_errors(tmp_path, "save"):
+            raise ModelError("no tokenizer")
+
+    with pytest.raises(ModelError, match=r"^no tokenizer$"):
+        failing()
 
 
 def test_lone_surrogates_survive() -> None:

@@ -126,14 +126,41 @@ def test_one_process_trains_a_run(tmp_path: Path, llama_dir: Path) -> None:
     assert trained(llama_dir, tmp_path / "out").steps == 6
 
 
+@pytest.mark.parametrize("name", ["grad_norm", "kl_sequence"])
+def test_a_training_that_diverges_says_so(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    log = CtrlTrainer.log
+
+    def odd(self: CtrlTrainer, logs: dict[str, Any], *more: Any) -> None:
+        self.callback_handler.call_event(
+            "on_log", self.args, self.state, self.control, logs={**logs, "beta": 0.1, name: math.nan}
+        )
+        log(self, logs, *more)
+
+    monkeypatch.setattr(CtrlTrainer, "log", odd)
+    with pytest.raises(RunError, match=rf"diverged at step 1: {name} is nan\. .* smaller --learning-rate"):
+        trained(llama_dir, tmp_path)
+
+
+def test_who_trains_is_told_where_it_begins(tmp_path: Path, llama_dir: Path) -> None:
+    begun: list[int] = []
+    with pytest.raises(Killed):
+        trained(llama_dir, tmp_path, on_begin=begun.append, on_step=kill_at(5))
+    trained(llama_dir, tmp_path, on_begin=begun.append)
+    assert begun == [0, 4]
+
+
 def test_a_log_of_other_steps_is_not_gone_on_from(tmp_path: Path, llama_dir: Path) -> None:
     with pytest.raises(Killed):
         trained(llama_dir, tmp_path, on_step=kill_at(5))
     log = tmp_path / "steps.jsonl"
     first, *rest = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(first + first + b"".join(rest))
-    with pytest.raises(RunError, match="does not have one line for each of the 4 steps"):
-        trained(llama_dir, tmp_path)
+    damaged = first + b"\0\0\0\n" + b"".join(rest[1:])  # as a power cut leaves it
+    for lines in (damaged, first + first + b"".join(rest)):
+        log.write_bytes(lines)
+        with pytest.raises(RunError, match="does not have one line for each of the 4 steps"):
+            trained(llama_dir, tmp_path)
 
 
 def test_what_is_written_loads_as_any_model_and_moved(tmp_path: Path, llama_dir: Path) -> None:

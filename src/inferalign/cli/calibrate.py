@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions:
-    """Everything that `calibrate` takes. The sampling is the training's own: temperature 1, all tokens."""
+    """Everything that `calibrate` takes. `train` samples at temperature 1 from all tokens, as is the default here."""
 
     model: str
     """What training starts from, exactly: `sandbox`, a transformers model directory, or a hub id."""
@@ -73,6 +73,8 @@ def calibrate(options: CalibrateOptions) -> None:
     if advice is not None:
         show(in_words(advice))
     check_start(options.model)
+    if (options.sampling.temperature, options.sampling.top_k) != (1.0, None) or options.engine.trust_remote_code:
+        show("anchors for a trainer of your own: `inferalign train` draws at temperature 1 and runs no remote code")
     job = Job(
         model=options.model,
         scorer=options.scorer,

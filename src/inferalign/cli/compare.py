@@ -162,7 +162,7 @@ async def _pool(
     from inferalign import api
     from inferalign.cli.progress import Bar
     from inferalign.procedures.base import Sampling
-    from inferalign.winrate.run import POOL, judged_pool
+    from inferalign.winrate.run import POOL, judged_pool, same_scorer
 
     folder = options.run / label
     with Bar(f"{label}: {count} answers a prompt", len(prompts)) as bar:
@@ -176,6 +176,6 @@ async def _pool(
             concurrency=options.concurrency,
             progress=bar,
         )
-    passes = 1 + (scorers[0] is not scorers[1]) + (policy is not base)
+    passes = 1 + (not same_scorer(*scorers)) + (policy is not base)
     with Bar(f"{label}: scores", passes * len(prompts)) as bar:
         return await judged_pool(folder, policy, base, *scorers, concurrency=options.concurrency, progress=bar)

@@ -148,12 +148,15 @@ def _write_csv(path: Path, head: Sequence[str], lines: Sequence[Sequence[object]
 def write_curves(path: Path, found: Comparison, ceilings: Mapping[str, Ceiling]) -> str | None:
     """KL against win rate, one panel a procedure, theory behind the points; None without matplotlib."""
     from inferalign.reports.figures import Panel, write_figure
+    from inferalign.theory.grid import RESOLVED_KL
 
     if find_spec("matplotlib") is None:
         show(f"no figure {path}: matplotlib is not installed. Type: pip install 'inferalign[report]'")
         return None
     largest = max([row.kl.mean or 0.0 for row in found.rows] + [0.1])
-    kls = [largest * 1.15 * (i + 1) / CURVE_POINTS for i in range(CURVE_POINTS)]
+    # theory ends before a policy that has collapsed onto one answer may
+    last = min(largest * 1.15, 0.9 * RESOLVED_KL)
+    kls = [last * (i + 1) / CURVE_POINTS for i in range(CURVE_POINTS)]
     panels = [
         Panel(
             title=procedure,

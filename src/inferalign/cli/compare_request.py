@@ -78,7 +78,7 @@ class Entry(NamedTuple):
 
 def parse_entries(texts: Sequence[str]) -> list[Entry]:
     """The policies. Raises `InputError` for folders that share a name by chance: they are no training seeds."""
-    unnamed = [Path(text).name for text in texts if "=" not in text]
+    unnamed = [Path(text).name for text in texts if "=" not in text or Path(text).is_dir()]
     if twice := [name for name in unnamed if unnamed.count(name) > 1]:
         raise InputError(
             f"two policies are folders called {twice[0]!r}: give each a name, RECIPE=DIR, one name only to training "
@@ -88,7 +88,12 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
 
 
 def entry(text: str) -> Entry:
-    """`DIR`, `RECIPE=DIR` or `RECIPE@POINT=DIR`. Raises `InputError` for an empty part."""
+    """`DIR`, `RECIPE=DIR` or `RECIPE@POINT=DIR`. Raises `InputError` for an empty part.
+
+    What is a directory as it stands is one, whatever characters are in its name.
+    """
+    if Path(text).is_dir():
+        return Entry(Path(text).name, None, text)
     name, given, model = text.partition("=")
     if not given:
         name, model = Path(text).name, text
@@ -128,13 +133,13 @@ def refuse_one_scorer(options: CompareOptions) -> None:
 
 def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
     """Each policy's card. Raises `ModelError` for a policy that is not there, before anything is drawn."""
+    from inferalign.core.lookup import load
     from inferalign.engines.table import SANDBOX
-    from inferalign.engines.weights import check_folder
     from inferalign.winrate.card import read_card
 
     for one in entries:
         if one.model.partition(":")[0] != SANDBOX:
-            check_folder(one.model)
+            load("inferalign.engines.weights:check_there")(one.model)
     return [read_card(Path(one.model)) for one in entries]
 
 

@@ -49,7 +49,7 @@ class TrainOptions:
 def train(options: TrainOptions) -> None:
     """Train for a procedure by KL-regularised reinforcement learning on calibrated rewards, resumably."""
     import os
-    from contextlib import nullcontext
+    from contextlib import closing, nullcontext
 
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
@@ -66,21 +66,24 @@ def train(options: TrainOptions) -> None:
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
     first = os.environ.get("RANK", "0") == "0"
-    if first and not any((options.run / begun).exists() for begun in ("checkpoint", "model")):
-        write_json_atomic(options.run / "config.json", {"verb": "train", **to_dict(options)})
-        write_json_atomic(options.run / "env.json", environment())
     template = options.chat_template and options.chat_template.read_text()
-    names = options.report_to if first else []
-    sent = load("inferalign.ctrl.trackers:reports")(names, options.run, to_dict(options))
-    with Bar("train", options.settings.steps) if first else nullcontext() as bar, sent as report:
+    config = {"verb": "train", **to_dict(options)}
+    reports = load("inferalign.ctrl.trackers:Reports")(options.report_to if first else [], options.run, config)
+
+    def on_begin(done: int) -> None:
+        if first and not done:
+            write_json_atomic(options.run / "config.json", config)
+            write_json_atomic(options.run / "env.json", environment())
+        reports.begin(done)
+
+    with Bar("train", options.settings.steps) if first else nullcontext() as bar, closing(reports):
 
         def on_step(step: int, line: Mapping[str, Any]) -> None:
             if bar is None:
                 return
-            report(step, line)
             bar.advance(step - bar.finished)
-            kl = line["kl_sequence"] if "kl_sequence" in line else line["kl_stored"]
-            bar.note(f"KL {kl:.3f}, reward {line.get('reward') or 0:.3f}")
+            bar.note(_note(line))
+            reports.step(step, line)
 
         try:
             made = train_ctrl(
@@ -92,17 +95,26 @@ def train(options: TrainOptions) -> None:
                 anchors=anchors,
                 rollouts=_rollouts(options, anchors),
                 chat_template=template,
+                on_begin=on_begin,
                 on_step=on_step,
             )
         except KeyboardInterrupt:
             every = options.settings.checkpoint_every
             raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
-    if first:
         facts = {"model": str(made.model), "steps": made.steps, "kl": made.kl, "beta": made.beta}
         facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
-        write_json_atomic(options.run / "metrics.json", facts)
+        if first:  # before trackers are closed, which may take long or fail
+            write_json_atomic(options.run / "metrics.json", facts)
+    if first:
         emit({"run": str(options.run), **facts})
     load("inferalign.ctrl.processes:leave_processes")()
+
+
+def _note(line: Mapping[str, Any]) -> str:
+    """A step in few words; without a reward where nothing was scored, as in most steps of algorithm offline."""
+    said = [f"KL {line['kl_sequence'] if 'kl_sequence' in line else line['kl_stored']:.3f}"]
+    reward = line.get("reward")
+    return ", ".join(said if reward is None else [*said, f"reward {reward:.3f}"])
 
 
 def _reward(options: TrainOptions, prompts: list[Prompt], anchors: AnchorSet) -> tuple[str, RewardFunction]:

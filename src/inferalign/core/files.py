@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inferalign.core.errors import RunError
+from inferalign.core.errors import InferalignError, RunError
 
 _ADVICE = {
     errno.ENOSPC: "The disk is full: free some space, then repeat the same command.",
@@ -33,9 +33,11 @@ _ADVICE = {
 
 @contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an `OSError` into a `RunError` that names the path, the act and what to do."""
+    """Turn an `OSError` into a `RunError` that names the path, the act and what to do; ours pass as they are."""
     try:
         yield
+    except InferalignError:
+        raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "Check the disk, then repeat the same command.")
         raise RunError(f"cannot {doing} {path}: {error.strerror or error}. {advice}") from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,6 +79,7 @@ def train_ctrl(
     anchors: AnchorSet | None = None,
     rollouts: StoredRollouts | None = None,
     chat_template: str | None = None,
+    on_begin: Callable[[int], None] = lambda done: None,
     on_step: OnStep = lambda step, facts: None,
 ) -> Trained:
     """Train `model` on `reward` into `out`, taking up an unfinished training there.
@@ -88,6 +89,8 @@ def train_ctrl(
     rollouts: what algorithm `offline` trains on, made with the same reward; then `reward` only scores what is drawn for
     the log.
     chat_template: Jinja, in the place of the tokenizer's own.
+    on_begin: called once before a step is taken, when nobody else can write `out` any more, with the steps that an
+    earlier process took.
 
     Raises `InputError`, `ModelError` and `RunError` before anything is trained when it could not mean what it should,
     `RunError` also when the first step or fresh draws of the starting model show it, when `out` is finished or another
@@ -117,6 +120,7 @@ def train_ctrl(
         if isinstance(reward, RewardFunction) and not trainer.is_sharded:
             trainer.add_callback(ReferenceDraws(trainer, reward, rendered, settings))
         log = _resumed(trainer, settings, out, made_by, on_step)
+        on_begin(len(log.lines))
         with quiet_trl():
             trainer.train()
         if trainer.step != settings.steps:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from inferalign.core.errors import ModelError
 from inferalign.core.files import disk_errors, read_json, write_json_atomic
 from inferalign.core.lookup import load
 from inferalign.ctrl.rloo import quiet_trl
@@ -56,10 +57,12 @@ def save_trained(trainer: CtrlTrainer, tokenizer: Any, law: Any, card: Card, out
         return
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     made, adapter = out / CHECKPOINT / MODEL, out / CHECKPOINT / ADAPTER
-    with disk_errors(out, "save the model in"), quiet():
-        if trainer.is_adapted:
+    if trainer.is_adapted:
+        with disk_errors(out, "save the adapter in"), quiet():
             model.save_pretrained(adapter, state_dict=state)
+        with quiet():
             model, state = merged(base, adapter), None
+    with disk_errors(out, "save the model in"), quiet():
         model.generation_config = law
         model.save_pretrained(made, state_dict=state)
         tokenizer.save_pretrained(made)
@@ -81,6 +84,12 @@ def save_trained(trainer: CtrlTrainer, tokenizer: Any, law: Any, card: Card, out
 
 def merged(base: str, adapter: Path) -> Any:
     """The starting model in float32 with the adapter's products added to its weights: W + (alpha / r) B A."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read {base!r} again to add the adapter to it ({str(error).splitlines()[0]}): the adapter is in "
+            f"{adapter}; put the model back, then repeat the command"
+        ) from error
     with quiet_trl():
         return load("peft:PeftModel").from_pretrained(model, adapter).merge_and_unload()

@@ -6,6 +6,7 @@ those after it are dropped and written again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +18,10 @@ from inferalign.core.errors import RunError
 from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
 from inferalign.core.types import RoleUsage
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.trainer import BETA_METRIC, CtrlTrainer
+from inferalign.ctrl.trainer import BETA_METRIC, KL_METRIC, CtrlTrainer
 
 NEXT_BETA = "next_beta"
+GRADIENT = "grad_norm"
 SAMPLES = "samples.jsonl"
 """Some responses of the first step and of every so many after it, to be read."""
 SCORING = "scoring"
@@ -51,7 +53,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         """
         if done:
             with disk_errors(self._path, "read"):
-                found = [parse_json(line) for line in self._path.read_bytes().splitlines()[:done]]
+                found = [_read(line) for line in self._path.read_bytes().splitlines()[:done]]
             if [line.get("step") for line in found] != list(range(1, done + 1)):
                 raise RunError(
                     f"{self._path} does not have one line for each of the {done} steps that were taken: restore it "
@@ -68,13 +70,18 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         """Without those of later steps; a line that a stopped process did not finish is of one."""
         with disk_errors(self._samples, "read"):
             found = self._samples.read_bytes().splitlines(keepends=True) if done and self._samples.exists() else []
-        kept = [line for line in found if line.endswith(b"\n") and parse_json(line)["step"] <= done]
+        kept = [line for line in found if line.endswith(b"\n") and 0 < _read(line).get("step", 0) <= done]
         write_bytes_atomic(self._samples, b"".join(kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or BETA_METRIC not in logs:
             return  # TRL's summary at the end
         step = self._trainer.step
+        if odd := [name for name in (GRADIENT, KL_METRIC) if not math.isfinite(logs.get(name, 0.0))]:
+            raise RunError(
+                f"the training diverged at step {step}: {odd[0]} is {logs[odd[0]]}. Repeat it from its beginning with "
+                "a smaller --learning-rate, a longer --warmup or a smaller --kl"
+            )
         kept = {name: value for name, value in logs.items() if name not in LEFT_OUT}
         bill = {} if self._reward is None else {SCORING: asdict(self._reward.usage)}
         self.lines.append({"step": step, **kept, NEXT_BETA: self._trainer.beta, **bill})
@@ -87,3 +94,12 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                     file.write(b"".join(lines))
         self._keep(step)
         self._on_step(step, self.lines[-1])
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """A line of the log; nothing for one that is damaged, as a power cut can leave it."""
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,27 +1,29 @@
 """Each step's numbers to experiment trackers as well, by accelerate's classes for them; `steps.jsonl` has them anyway.
 
-    RUN/tensorboard   what tensorboard reads, where it is asked for; the others keep theirs where they always do
+    RUN/tracking.json   what the trackers know this training by, so that a repeated command goes on in the same record
+    RUN/tensorboard     what tensorboard reads, where it is asked for; the others keep theirs where they always do
 
-A repeated command goes on in the same record: tensorboard drops the steps that are taken again, wandb and trackio know
-the run by an id made of its folder. mlflow begins another one, unless MLFLOW_RUN_ID names it.
+A tracker that cannot be opened stops the training before it begins; one that fails later is left out with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-from inferalign.core.errors import InputError
+from inferalign.core.errors import InputError, RunError
+from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.lookup import did_you_mean
-from inferalign.core.seeds import derive
-from inferalign.ctrl.step_log import OnStep
 
 PROJECT = "inferalign"
 TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")
+IDS = "tracking.json"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -34,42 +36,68 @@ def check_trackers(names: Sequence[str]) -> None:
             raise InputError(f"--report-to {name}: it is not installed: pip install {name}")
 
 
-@contextmanager
-def reports(names: Sequence[str], run: Path, config: Mapping[str, Any]) -> Iterator[OnStep]:
-    """What sends a step's line to the trackers; they are opened at the first one, and closed at the end.
+class Reports:
+    """The trackers of one training."""
 
-    config: shown with the run.
-    """
-    opened: list[Any] = []
+    def __init__(self, names: Sequence[str], run: Path, config: Mapping[str, Any]) -> None:
+        """config: shown with the run."""
+        self._names, self._run, self._config = list(dict.fromkeys(names)), run, config
+        self._open: dict[str, Any] = {}
 
-    def report(step: int, line: Mapping[str, Any]) -> None:
-        if names and not opened:
-            opened.extend(_opened(name, run, config, step) for name in dict.fromkeys(names))
+    def begin(self, done: int) -> None:
+        """Open all, after so many steps of an earlier process. Raises `RunError` for one that cannot be opened."""
+        if not self._names:
+            return
+        path = self._run / IDS
+        ids = dict(read_json(path)) if done and path.is_file() else {"id": secrets.token_hex(8)}
+        for name in self._names:
+            tracker = LOGGER_TYPE_TO_CLASS[name](**self._arguments(name, ids, done))
+            try:
+                tracker.start()
+                if not done:
+                    tracker.store_init_configuration(_shown(self._config))
+            except Exception as error:
+                raise RunError(
+                    f"--report-to {name}: it cannot be opened ({type(error).__name__}: {error}): "
+                    "log in to it, or leave it out"
+                ) from error
+            self._open[name] = tracker
+            if name == "mlflow":
+                ids["mlflow"] = tracker.tracker.info.run_id
+        write_json_atomic(path, ids)
+
+    def step(self, step: int, line: Mapping[str, Any]) -> None:
+        """Send a step's line."""
         numbers = {name: value for name, value in flat(line).items() if isinstance(value, int | float)}
-        for tracker in opened:
-            tracker.log(numbers, step=step)
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, partial(tracker.log, numbers, step=step))
 
-    try:
-        yield report
-    finally:
-        for tracker in opened:
-            tracker.finish()
+    def close(self) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, tracker.finish)
+        self._open = {}
+
+    def _guarded(self, name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  a tracker's failure is no reason to lose a training
+            del self._open[name]
+            warnings.warn(f"{name} gets no more numbers: {type(error).__name__}: {error}", stacklevel=2)
+
+    def _arguments(self, name: str, ids: Mapping[str, str], done: int) -> dict[str, Any]:
+        label, again = self._run.name, {"resume": "allow"}
+        if name == "mlflow":
+            return {"experiment_name": PROJECT, "run_name": label, "run_id": ids.get("mlflow")}
+        if name == "tensorboard":
+            return {"run_name": "", "logging_dir": str(self._run / "tensorboard"), "purge_step": done + 1}
+        if name == "trackio":  # which knows a run by its name
+            return {"run_name": PROJECT, "name": f"{label}-{ids['id'][:6]}", **again}
+        return {"run_name": PROJECT, "name": label, "id": ids["id"], **again}
 
 
-def _opened(name: str, run: Path, config: Mapping[str, Any], step: int) -> Any:
-    same = {"name": run.name, "resume": "allow"}
-    place = f"{derive(0, str(run.resolve())):016x}"
-    given: dict[str, dict[str, Any]] = {
-        "mlflow": {"experiment_name": PROJECT, "run_name": run.name},
-        "tensorboard": {"run_name": "", "logging_dir": str(run / "tensorboard"), "purge_step": step},
-        "trackio": {"run_name": PROJECT, **same},
-        "wandb": {"run_name": PROJECT, "id": place, **same},
-    }
-    tracker = LOGGER_TYPE_TO_CLASS[name](**given[name])
-    tracker.start()
-    shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in flat(config).items()}
-    tracker.store_init_configuration(shown)
-    return tracker
+def _shown(config: Mapping[str, Any]) -> dict[str, int | float | str]:
+    found = flat(config).items()
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in found}
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

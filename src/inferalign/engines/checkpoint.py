@@ -64,8 +64,8 @@ def saved_step(folder: Path, made_by: Mapping[str, Any]) -> int:
         raise _damaged(path, error) from error
     if metadata["made_by"] != json.dumps(made_by, sort_keys=True):
         raise RunError(
-            f"{folder} holds a checkpoint of another training (other settings, base or data): name another --out, or "
-            f"remove {folder}"
+            f"{folder} holds a checkpoint of another training (other settings, base or data): name another "
+            f"folder, or remove {folder}"
         )
     return int(metadata["step"])
 

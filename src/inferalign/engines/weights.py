@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from inferalign.core.errors import ModelError
@@ -46,6 +47,20 @@ def check_folder(name: str) -> None:
         raise ModelError(f"{name} has no weights: expected model.safetensors; copy it there, or name another directory")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         raise ModelError(f"{name} has no tokenizer: save it there with tokenizer.save_pretrained({name!r})")
+
+
+def check_there(name: str) -> None:
+    """As `check_folder`, and a hub id is asked for its config. Raises `ModelError`."""
+    check_folder(name)
+    if not Path(name).is_dir():
+        try:
+            with quiet():
+                AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"there is no model directory {name!r}, and no model of that name on the hub can be read: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
 
 def check_loaded(name: str, model: Any, tokenizer: Any, info: Mapping[str, Any]) -> None:
