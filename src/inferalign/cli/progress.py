@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -21,6 +22,13 @@ from rich.progress import (
 
 QUIET_SECONDS = 10.0
 """Without a terminal a line is written at most this often, and once at the end."""
+
+
+def kept_steps(run: Path, every: int) -> str:
+    """What a training that was stopped keeps, in words. every: steps between its checkpoints."""
+    if any((run / "checkpoint").glob("*.safetensors")):
+        return f"steps up to the last checkpoint (one every {every})"
+    return f"no steps (the first checkpoint is at {every})"
 
 
 class Bar:

@@ -171,7 +171,7 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
 @app.command
 def train(options: TrainOptions) -> None:
     """Train the sandbox model from scratch, resumably, on the CPU; or a weaker judge, from its weights."""
-    from inferalign.cli.progress import Bar
+    from inferalign.cli.progress import Bar, kept_steps
     from inferalign.cli.tables import emit
     from inferalign.core.errors import InputError, RunError
     from inferalign.core.files import disk_errors
@@ -209,6 +209,5 @@ def train(options: TrainOptions) -> None:
                 f"{options.out / 'checkpoint'}, then repeat the same command."
             ) from error
         except KeyboardInterrupt:
-            every = recipe.checkpoint_every
-            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
+            raise KeyboardInterrupt(kept_steps(options.out, recipe.checkpoint_every)) from None
     emit({"model": str(made), "seed": recipe.seed, "steps": recipe.steps})

@@ -28,7 +28,7 @@ class TrainRewardOptions:
 
 def train_reward(options: TrainRewardOptions) -> None:
     """Train a reward model on graded pairs, resumably, on the CPU; needs the extra `train`."""
-    from inferalign.cli.progress import Bar
+    from inferalign.cli.progress import Bar, kept_steps
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import load
     from inferalign.core.shards import training_into
@@ -53,8 +53,7 @@ def train_reward(options: TrainRewardOptions) -> None:
             with training_into(options.out, flag="--out"):
                 made = load("inferalign.sandbox.reward:train_reward")(base, pairs, options.out, recipe, on_step=on_step)
         except KeyboardInterrupt:
-            every = recipe.checkpoint_every
-            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
+            raise KeyboardInterrupt(kept_steps(options.out, recipe.checkpoint_every)) from None
     emit(
         {
             "reward": str(made.folder),

@@ -51,7 +51,7 @@ def train(options: TrainOptions) -> None:
     import os
     from contextlib import closing, nullcontext
 
-    from inferalign.cli.progress import Bar
+    from inferalign.cli.progress import Bar, kept_steps
     from inferalign.cli.tables import emit
     from inferalign.core.config import to_dict
     from inferalign.core.environment import environment
@@ -99,8 +99,7 @@ def train(options: TrainOptions) -> None:
                 on_step=on_step,
             )
         except KeyboardInterrupt:
-            every = options.settings.checkpoint_every
-            raise KeyboardInterrupt(f"steps up to the last checkpoint (one every {every})") from None
+            raise KeyboardInterrupt(kept_steps(options.run, options.settings.checkpoint_every)) from None
         facts = {"model": str(made.model), "steps": made.steps, "kl": made.kl, "beta": made.beta}
         facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
         if first:  # before trackers are closed, which may take long or fail
