@@ -25,6 +25,7 @@ from inferalign.winrate.compare import Comparison, Measured, Policy, Row, measur
 from inferalign.winrate.pools import Pool
 
 CTRL = {BEST: "exp:10", WORST: "exp:-5"}
+UNCALIBRATED = ("raw", "standardised")
 """The recipe that is on trial under each procedure."""
 FOR = {"sample": "identity", **CTRL}
 """The recipe for each procedure."""
@@ -86,14 +87,19 @@ def points_over_identity(curve: Ceiling, recipe: str) -> float:
 
 
 def all_gains(sweeps: Sweeps) -> list[Gain]:
-    """CTRL less every other recipe under its procedure; a sweep that does not enclose the KL is said and left out."""
+    """CTRL less every other recipe under its procedure, and what has no calibration less identity, which has.
+
+    A sweep that does not enclose the KL is said and left out.
+    """
     found = []
     for procedure, recipe in CTRL.items():
-        for other in sweeps.recipes:
-            if recipe in sweeps.recipes and other not in CTRL.values():
-                gain = attempt(lambda p=procedure, r=recipe, o=other: sweeps.gain(p, r, o))
+        pairs = [(recipe, other) for other in sweeps.recipes if other not in CTRL.values()]
+        pairs += [(plain, "identity") for plain in UNCALIBRATED]
+        for one, other in pairs:
+            if {one, other} <= set(sweeps.recipes):
+                gain = attempt(lambda p=procedure, r=one, o=other: sweeps.gain(p, r, o))
                 if isinstance(gain, str):
-                    show(f"no gain of {recipe} over {other} under {procedure}: {gain}")
+                    show(f"no gain of {one} over {other} under {procedure}: {gain}")
                 else:
                     found.append(gain)
     return found
