@@ -11,7 +11,7 @@ import pytest
 from inferalign.core.errors import InputError
 from inferalign.core.jobs import Quiet
 from inferalign.core.stats import Estimate
-from inferalign.sandbox import audit, curriculum, recipe
+from inferalign.sandbox import audit, curriculum, recipe, training
 from inferalign.sandbox.grading import grade_reply
 from inferalign.sandbox.grammar import Grammar, render
 from inferalign.sandbox.readers import VIEWS, Reader, cases
@@ -128,12 +128,12 @@ def test_a_run_that_names_no_model_and_a_card_that_is_none(tmp_path: Path) -> No
 def test_every_conversation_that_a_training_met_is_looked_at(tmp_path: Path) -> None:
     """Against the recipe's own batches: the ninth step takes one of the second pool, whichever its lengths allow."""
     short = recipe.Recipe(steps=9, batch_size=2, tokenizer_dialogues=200, vocabulary=400)
-    encode = recipe._encoder(recipe.train_tokenizer(short))
+    encode = training._encoder(recipe.train_tokenizer(short))
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
-    ninth = recipe._pool(encode, ends, short, 1)[0]
-    training = audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": asdict(short)}))
-    assert training is not None
-    drawn = [curriculum.dialogue(training.seed, i) for i in range(training.conversations)]
+    ninth = training._pool(encode, ends, short, 1)[0]
+    made = audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": asdict(short)}))
+    assert made is not None
+    drawn = [curriculum.dialogue(made.seed, i) for i in range(made.conversations)]
     texts = [
         f"{curriculum.USER}{d.request.text}{curriculum.ASSISTANT}{render(d.clauses)}{curriculum.END}" for d in drawn
     ]

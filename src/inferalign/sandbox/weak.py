@@ -26,7 +26,7 @@ RATE_SHARE = 0.25
 
 
 def weaker(start: Path, *, specificity: float, steps: int = STEPS, seed: int = 0) -> Recipe:
-    """The recipe that goes on from `start` with a teacher of that specificity; for `recipe.train(..., start=start)`.
+    """The recipe that goes on from `start` with a teacher of that specificity; for `training.train(..., start=start)`.
 
     Raises `InputError` for a folder that the recipe did not make, a model of another world and a specificity outside
     [0, 1], `ModelError` for a folder without weights or tokenizer.
