@@ -68,6 +68,26 @@ def test_goals_by_hand() -> None:
     assert not any(goals([], {BEST: 7.0, WORST: -0.1}).values())
 
 
+def test_what_is_held_against_what() -> None:
+    """CTRL less each baseline under its own procedure, and the uncalibrated ones less identity: in this order."""
+
+    class Asked:
+        recipes = ("identity", "raw", "exp:10", "exp:-5")
+
+        def gain(self, procedure: str, recipe: str, against: str) -> Any:
+            return procedure, recipe, against
+
+    sweeps: Any = Asked()
+    assert gain_tables.all_gains(sweeps) == [
+        (BEST, "exp:10", "identity"),
+        (BEST, "exp:10", "raw"),
+        (BEST, "raw", "identity"),
+        (WORST, "exp:-5", "identity"),
+        (WORST, "exp:-5", "raw"),
+        (WORST, "raw", "identity"),
+    ]
+
+
 def curve(*wins: float) -> tuple[dict[str, Any], ...]:
     return tuple({"wins": {BEST: win, WORST: win}, "tokens": 10.0, "cpu": 2.0} for win in wins)
 

@@ -56,7 +56,7 @@ class Reports:
                 tracker.start()
                 if not done:
                     tracker.store_init_configuration(_shown(self._config))
-            except Exception as error:
+            except Exception as error:  # each tracker's client has errors of its own; every one goes on up as ours
                 raise RunError(
                     f"--report-to {name}: it cannot be opened ({type(error).__name__}: {error}): "
                     "log in to it, or leave it out"
