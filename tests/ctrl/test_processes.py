@@ -109,6 +109,13 @@ def test_from_the_command_line_one_process_writes_and_speaks(
     assert kept == ["config.json", "env.json", "metrics.json", "model", "samples.jsonl", "steps.jsonl", "training.lock"]
     steps = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
     assert [json.loads(step)["step"] for step in steps] == [1, 2]
+    changed = {"1": "0", str(tmp_path / "run"): str(tmp_path / "far")}  # no warm-up, another folder
+    far = [*(changed.get(part, part) for part in together), "--learning-rate", "1e30"]
+    diverged = subprocess.run(far, env=environment(), timeout=LIMIT, capture_output=True, text=True, check=False)
+    assert diverged.returncode != 0
+    said = [line for line in diverged.stderr.splitlines() if line.startswith("inferalign: ")]
+    assert {line.partition(":")[2].partition(":")[0] for line in said} == {" the training diverged at step 1"}
+    assert "terminate called" not in diverged.stderr
 
 
 @pytest.mark.slow

@@ -143,6 +143,11 @@ def test_a_training_that_diverges_says_so(
         trained(llama_dir, tmp_path)
 
 
+def test_weights_that_no_answer_can_be_drawn_from_are_a_divergence(tmp_path: Path, llama_dir: Path) -> None:
+    with pytest.raises(RunError, match=r"diverged at step 1: its logits are not finite any more\. .* --learning-rate"):
+        trained(llama_dir, tmp_path, replace(QUICK, learning_rate=1e30, warmup=0))
+
+
 def test_who_trains_is_told_where_it_begins(tmp_path: Path, llama_dir: Path) -> None:
     begun: list[int] = []
     with pytest.raises(Killed):

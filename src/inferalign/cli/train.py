@@ -55,11 +55,13 @@ def train(options: TrainOptions) -> None:
     from inferalign.cli.tables import emit
     from inferalign.core.config import to_dict
     from inferalign.core.environment import environment
+    from inferalign.core.errors import InferalignError
     from inferalign.core.files import write_json_atomic
     from inferalign.core.lookup import load
     from inferalign.core.prompts import read_prompts
     from inferalign.ctrl.anchors import AnchorSet
 
+    leave_processes = load("inferalign.ctrl.processes:leave_processes")
     load("inferalign.ctrl.processes:check_processes")(options.settings)
     load("inferalign.ctrl.trackers:check_trackers")(options.report_to)
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
@@ -100,13 +102,16 @@ def train(options: TrainOptions) -> None:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(kept_steps(options.run, options.settings.checkpoint_every)) from None
+        except InferalignError:  # between two collectives, so that leaving waits for nothing
+            leave_processes()
+            raise
         facts = {"model": str(made.model), "steps": made.steps, "kl": made.kl, "beta": made.beta}
         facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
         if first:  # before trackers are closed, which may take long or fail
             write_json_atomic(options.run / "metrics.json", facts)
     if first:
         emit({"run": str(options.run), **facts})
-    load("inferalign.ctrl.processes:leave_processes")()
+    leave_processes()
 
 
 def _note(line: Mapping[str, Any]) -> str:

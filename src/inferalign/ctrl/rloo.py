@@ -123,3 +123,11 @@ def check_calibrated(mean: float, responses: int, standard_error: float) -> None
             f"anchors' model it is 0.5 (within {allowed:.3f}): the anchors are of another model, template or "
             "reward: draw them again with `inferalign calibrate`"
         )
+
+
+def diverged(step: int, how: str) -> RunError:
+    """What is said of a training that ran away by its step `step`."""
+    return RunError(
+        f"the training diverged at step {step}: {how}. Repeat it from its beginning with a smaller --learning-rate, a "
+        "longer --warmup or a smaller --kl"
+    )

@@ -18,6 +18,7 @@ from inferalign.core.errors import RunError
 from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
 from inferalign.core.types import RoleUsage
 from inferalign.ctrl.reward_function import RewardFunction
+from inferalign.ctrl.rloo import diverged
 from inferalign.ctrl.trainer import BETA_METRIC, KL_METRIC, CtrlTrainer
 
 NEXT_BETA = "next_beta"
@@ -78,10 +79,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             return  # TRL's summary at the end
         step = self._trainer.step
         if odd := [name for name in (GRADIENT, KL_METRIC) if not math.isfinite(logs.get(name, 0.0))]:
-            raise RunError(
-                f"the training diverged at step {step}: {odd[0]} is {logs[odd[0]]}. Repeat it from its beginning with "
-                "a smaller --learning-rate, a longer --warmup or a smaller --kl"
-            )
+            raise diverged(step, f"{odd[0]} is {logs[odd[0]]}")
         kept = {name: value for name, value in logs.items() if name not in LEFT_OUT}
         bill = {} if self._reward is None else {SCORING: asdict(self._reward.usage)}
         self.lines.append({"step": step, **kept, NEXT_BETA: self._trainer.beta, **bill})

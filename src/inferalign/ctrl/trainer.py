@@ -28,7 +28,7 @@ from inferalign.core.seeds import derive
 from inferalign.ctrl import engine_draws, shared_prompts
 from inferalign.ctrl.by_length import by_length, positions
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.rloo import check_calibrated, check_no_dropout, check_same_weights, own_law
+from inferalign.ctrl.rloo import check_calibrated, check_no_dropout, check_same_weights, diverged, own_law
 from inferalign.ctrl.shared_prompts import Packed, by_prompt, responses_a_row
 from inferalign.ctrl.vllm_draws import (
     APART_METRIC,
@@ -38,6 +38,7 @@ from inferalign.ctrl.vllm_draws import (
     effective,
     truncated_weights,
 )
+from inferalign.engines.draws import NotFinite
 
 Reward = Callable[..., Any]
 """TRL's reward signature: `(prompts, completions, completion_ids, prompt_id=[...], **columns)` to one number or None a
@@ -156,17 +157,22 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
     def draw(self, model: Any, prompts: Sequence[Sequence[int]], what: str, most: int) -> list[list[int]]:
         """Responses of this step by the engine, at most `most` tokens long, an end token included.
 
-        what: names the draws; under another name they are others.
+        what: names the draws; under another name they are others. Raises `RunError` when steps have ruined the model.
         """
         seed = derive(self._seed, what, self.step, self.accelerator.process_index)
-        return engine_draws.draw(
-            model.get_base_model() if self.is_adapted else model,
-            self.processing_class,
-            [tuple(ids) for ids in prompts],
-            [derive(seed, "row", at) for at in range(len(prompts))],
-            ends=self.eos_token_ids,
-            max_new_tokens=most,
-        )
+        try:
+            return engine_draws.draw(
+                model.get_base_model() if self.is_adapted else model,
+                self.processing_class,
+                [tuple(ids) for ids in prompts],
+                [derive(seed, "row", at) for at in range(len(prompts))],
+                ends=self.eos_token_ids,
+                max_new_tokens=most,
+            )
+        except NotFinite:
+            if not self.step:
+                raise
+            raise diverged(self.step, "its logits are not finite any more") from None
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, kept: int, batch_size: int | None = None, **more: Any

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class NotFinite(EngineError):
+    """A model whose logits are no numbers: computed too coarsely, or weights that a training has ruined."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's logits are not finite, so nothing can be drawn: load it with --dtype float32")
+
+
 def pick(logits: torch.Tensor, rows: Sequence[Row], numbers: Sequence[float]) -> list[tuple[int, float]]:
     """One token a row, and its log-probability under the row's filtered distribution. `logits` is `[R, vocab]`.
 
@@ -78,10 +85,10 @@ def _pick_alike(
 def draw(logits: NDArray[np.float64], row: Row, number: float) -> tuple[int, float]:
     """The first kept token whose cumulated probability is over `number`; greedy, the most probable. `logits` `[V]`.
 
-    Raises `EngineError` for a NaN or an infinite logit: whatever were drawn from those would look like an answer.
+    Raises `NotFinite` for a NaN or an infinite logit: whatever were drawn from those would look like an answer.
     """
     if not math.isfinite(logits.max()):  # NaN, if there is one anywhere
-        raise EngineError("the model's logits are not finite, so nothing can be drawn: load it with --dtype float32")
+        raise NotFinite
     scaled = logits if row.temperature == 1.0 else logits / row.temperature
     kept = None
     if row.top_k is not None and row.top_k < len(scaled):

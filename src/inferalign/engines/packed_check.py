@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from inferalign.core.types import RoleUsage, TokenIds
+from inferalign.engines.draws import NotFinite
 from inferalign.engines.lane_attention import causal_mask
 from inferalign.engines.lanes import Lane, Trunk
 from inferalign.engines.packed import Fed, Feed, PackedModel
@@ -18,12 +19,15 @@ from inferalign.engines.plain_requests import PlainRequests
 def matches_plain(model: Any, tolerance: float) -> bool:
     """Whether packed passes give this model's own logits: two branches of a short probe, in one feed and in steps.
 
-    Two lanes are in the pass, one of them on a trunk, so that every form of attention is tried.
+    Two lanes are in the pass, one of them on a trunk, so that every form of attention is tried. Raises `NotFinite` for
+    a model that gives no numbers, of which nothing can be said.
     """
     vocabulary = model.config.get_text_config().vocab_size
     probe = tuple(int(i) % vocabulary for i in np.random.Generator(np.random.Philox(key=0)).integers(0, vocabulary, 14))
     branches = [probe[:10] + probe[10:12], probe[:10] + probe[12:14]]
     plain = PlainRequests(model).all_logits([*branches, probe[:10], probe[:4]], RoleUsage())
+    if plain.isnan().any():
+        raise NotFinite
     try:
         found = _probe(PackedModel(model), branches, probe)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
