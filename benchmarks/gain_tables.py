@@ -18,7 +18,8 @@ from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
 from inferalign.ctrl.anchors import AnchorSet
 from inferalign.reports.figures import Panel, Series, write_figure
-from inferalign.theory.grid import beta_for_kl, default_grid, policy, win_rate_plain
+from inferalign.theory.grid import default_grid
+from inferalign.theory.policies import beta_for_kl, policy, win_rate_plain
 from inferalign.theory.transforms import FORMS, Identity
 from inferalign.winrate.ceiling import Ceiling, ceilings
 from inferalign.winrate.compare import Comparison, Measured, Policy, Row, measure

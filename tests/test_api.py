@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import inferalign
-from inferalign.api import as_prompts
 from inferalign.core.errors import InputError, RunError
+from inferalign.core.prompts import as_prompts
 from inferalign.core.records import read_records
 from inferalign.core.types import Message, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, load

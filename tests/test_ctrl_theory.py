@@ -15,7 +15,8 @@ from benchmarks.ctrl_theory import Line, cell, lines
 from benchmarks.short_task import END, PROMPTS, RESPONSES, SYMBOLS, Task, blamed, ended, optimum
 from benchmarks.theory_runs import BEST, RECIPES, ideal_j, run_short
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.theory.grid import default_grid, policy
+from inferalign.theory.grid import default_grid
+from inferalign.theory.policies import policy
 from inferalign.theory.transforms import Identity
 
 

@@ -27,8 +27,8 @@ from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score,
 from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.scored import Scored
 from inferalign.scorers.scripted import ScriptedScorer
-from inferalign.theory.grid import beta_for_kl, policy, win_rate
 from inferalign.theory.optimal import solve
+from inferalign.theory.policies import beta_for_kl, policy, win_rate
 from inferalign.theory.procedures import best_of_n
 from inferalign.winrate.pools import Pool
 from tests.winrate.synthetic import base_pool, pool, verdicts

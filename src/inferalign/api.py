@@ -9,7 +9,6 @@ It wires model, guide and procedure together and knows none of them from inside.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any, ParamSpec
 from inferalign.core.config import to_dict
 from inferalign.core.environment import environment
 from inferalign.core.errors import InputError, RunError
-from inferalign.core.files import dump_json, write_json_atomic
+from inferalign.core.files import write_json_atomic
 from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
+from inferalign.core.prompts import PromptLike, as_prompts, prompts_sha256
 from inferalign.core.records import RunFolder, done_ids, read_records
 from inferalign.core.results import from_record, metrics, to_record
-from inferalign.core.types import Message, Piece, Prompt, Result
+from inferalign.core.types import Piece, Prompt, Result
 from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
@@ -33,7 +33,6 @@ KIND = "generate"
 METRICS = "metrics.json"
 TREES = "trees"
 P = ParamSpec("P")
-PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
 
 
 async def agenerate(
@@ -270,44 +269,3 @@ def _check_same(run: Path, asked: Mapping[str, Prompt]) -> None:
 def finished(run: Path) -> int:
     """How many prompts a run folder has answers for; 0 when there is no such folder yet."""
     return len(done_ids(run, KIND)) if any((run / "records").glob("*.jsonl")) else 0
-
-
-def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:
-    """Prompts from texts, message lists or prompts. Raises `InputError` for none, and for an id that stands twice."""
-    made = [_as_prompt(given, place) for place, given in enumerate(prompts)]
-    if not made:
-        raise InputError("no prompts were given: give at least one text, message list or Prompt")
-    seen: set[str] = set()
-    for prompt in made:
-        if prompt.id in seen:
-            raise InputError(
-                f"two prompts have the id {prompt.id!r}: ids key the draws and the records, give each its own"
-            )
-        seen.add(prompt.id)
-    return made
-
-
-def _as_prompt(given: PromptLike, place: int) -> Prompt:
-    if isinstance(given, Prompt):
-        return given
-    if isinstance(given, str):
-        messages: tuple[Message, ...] = (Message(role="user", content=given),)
-    else:
-        messages = tuple(turn if isinstance(turn, Message) else _as_message(turn, place) for turn in given)
-    if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
-        raise InputError(f"prompt {place} must end in a user turn with some text; it was {given!r}")
-    return Prompt(id=str(place), messages=messages)
-
-
-def _as_message(turn: Mapping[str, str], place: int) -> Message:
-    match dict(turn):
-        case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
-            return Message(role=role, content=content)
-    raise InputError(
-        f"prompt {place} has the message {turn!r}; expected exactly a role (system, user or assistant) and a content"
-    )
-
-
-def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 of ids, messages and meta, in order."""
-    return hashlib.sha256(dump_json(to_dict(list(prompts)))).hexdigest()

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 
 from inferalign.agency.records import Item, Reply, Verdict
-from inferalign.agency.table import Table, build_table
+from inferalign.agency.table import Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.types import Message
 
 DID = "defer_important_decisions"

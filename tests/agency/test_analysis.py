@@ -3,7 +3,8 @@ import pytest
 
 from inferalign.agency.analysis import LIMITS, OVERALL, summarise
 from inferalign.agency.clusters import clustered_mean, score_interval
-from inferalign.agency.table import Arm, Table, build_table
+from inferalign.agency.table import Arm, Table
+from inferalign.agency.table_build import build_table
 from inferalign.cli.agency_run import cell_name
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import Estimate

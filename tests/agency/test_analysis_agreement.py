@@ -3,7 +3,8 @@ import pytest
 
 from inferalign.agency.agreement import cohen_kappa, krippendorff_alpha
 from inferalign.agency.analysis_agreement import against_truth, balanced_accuracy, judge_agreement
-from inferalign.agency.table import Table, build_table
+from inferalign.agency.table import Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import Estimate, wilson
 from tests.agency.tables import ACQ, DID, item, reply, verdict

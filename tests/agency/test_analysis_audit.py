@@ -13,7 +13,8 @@ from inferalign.agency.analysis_audit import (
     self_preference,
 )
 from inferalign.agency.records import Reply
-from inferalign.agency.table import Table, build_table
+from inferalign.agency.table import Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import Estimate
 from tests.agency.tables import item, reply, scored, verdict

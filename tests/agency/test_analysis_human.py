@@ -7,7 +7,8 @@ from inferalign.agency.agreement import krippendorff_alpha
 from inferalign.agency.analysis_human import corrected_mean, human_agreement, prediction_powered
 from inferalign.agency.clusters import t_interval
 from inferalign.agency.labels import HumanScores, Label, human_scores, read_labels
-from inferalign.agency.table import Arm, Table, build_table
+from inferalign.agency.table import Arm, Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import InputError, ScoringError
 from tests.agency.tables import DID, item, reply, scored, verdict
 

@@ -5,7 +5,8 @@ import pytest
 
 from inferalign.agency.analysis import OVERALL
 from inferalign.agency.analysis_paired import Difference, compare_arms, difference_of, rank_intervals
-from inferalign.agency.table import Arm, Table, build_table
+from inferalign.agency.table import Arm, Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import Estimate
 from tests.agency.tables import ACQ, DID, item, reply, scored, verdict

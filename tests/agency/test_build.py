@@ -17,7 +17,7 @@ from inferalign.agency.requests import BuildRequest, EndpointFlags
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json
 from inferalign.core.records import read_records
-from inferalign.engines.remote_http import DEFAULT_KEY
+from inferalign.engines.remote_names import DEFAULT_KEY
 from tests.agency.serving import CHAT, requests, serving
 from tests.mock_server import MockServer, Settings
 

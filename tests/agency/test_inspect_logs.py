@@ -15,7 +15,8 @@ from inspect_ai.solver import TaskState
 
 from inferalign.agency import inspect_logs
 from inferalign.agency.inspect_logs import import_log, read_log
-from inferalign.agency.table import Arm, build_table
+from inferalign.agency.table import Arm
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import InputError
 from tests.agency.inspect_mock import mock, run
 

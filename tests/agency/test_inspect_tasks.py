@@ -14,7 +14,7 @@ from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inferalign.agency.analysis import OVERALL, summarise
 from inferalign.agency.inspect_logs import InspectLog, import_log, read_log
 from inferalign.agency.judge_chat import ChatJudge, ChatJudgeSettings
-from inferalign.agency.table import build_table
+from inferalign.agency.table_build import build_table
 from inferalign.agency.tasks import human_agency
 from inferalign.core.errors import InputError, UnknownName
 from inferalign.core.types import Message, RoleUsage

@@ -8,8 +8,9 @@ import pytest
 
 from inferalign.agency.models import Models
 from inferalign.core.errors import InputError
-from inferalign.engines.remote_http import DEFAULT_KEY, Endpoint, RemoteOptions
+from inferalign.engines.remote_http import Endpoint, RemoteOptions
 from inferalign.engines.remote_ledger import Ledger
+from inferalign.engines.remote_names import DEFAULT_KEY
 from inferalign.engines.table import ModelOptions
 from tests.mock_server import MockServer, Settings
 

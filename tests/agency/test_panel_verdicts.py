@@ -3,7 +3,7 @@ import pytest
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
 from inferalign.agency.records import Verdict
 from inferalign.agency.stored import Stored
-from inferalign.agency.table import build_table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import ScoringError
 from inferalign.scorers.verdicts import rubric
 from tests.agency.tables import DID, item, reply, verdict

@@ -20,7 +20,7 @@ from inferalign.agency.run_folder import verdicts_folder
 from inferalign.agency.stored import read_run
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json
-from inferalign.engines.remote_http import DEFAULT_KEY
+from inferalign.engines.remote_names import DEFAULT_KEY
 from tests.agency.serving import CHAT, DECISIONS, requests, serving
 from tests.mock_server import MockServer, Settings
 

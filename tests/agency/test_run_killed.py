@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from inferalign.agency.stored import read_run
-from inferalign.engines.remote_http import DEFAULT_KEY
+from inferalign.engines.remote_names import DEFAULT_KEY
 from tests.agency.serving import CHAT, DECISIONS, requests, serving
 from tests.mock_server import MockServer, Settings
 

@@ -15,8 +15,8 @@ from inferalign.agency.stored import read_run
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.engines.chat_api import ChatTokens
-from inferalign.engines.remote_http import DEFAULT_KEY
 from inferalign.engines.remote_ledger import Ledger, Price
+from inferalign.engines.remote_names import DEFAULT_KEY
 from tests.agency.serving import CHAT, serving
 from tests.mock_server import MockServer, Settings
 

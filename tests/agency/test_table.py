@@ -16,7 +16,8 @@ from inferalign.agency.stored import (
     to_reply,
     to_verdict,
 )
-from inferalign.agency.table import Arm, Counts, Table, build_table, read_table
+from inferalign.agency.table import Arm, Counts, Table
+from inferalign.agency.table_build import build_table, read_table
 from inferalign.core.errors import RunError, ScoringError
 from inferalign.core.files import dump_json, parse_json
 from inferalign.core.records import RunFolder

@@ -12,7 +12,7 @@ from inferalign.agency.dimension import load_dimension
 from inferalign.agency.stored import read_run
 from inferalign.cli.main import main
 from inferalign.cli.progress import StageBars
-from inferalign.engines.remote_http import DEFAULT_KEY
+from inferalign.engines.remote_names import DEFAULT_KEY
 from tests.agency.serving import requests, serving
 from tests.mock_server import Settings
 

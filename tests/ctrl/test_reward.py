@@ -17,8 +17,9 @@ from inferalign.core.types import Score, Unscored
 from inferalign.ctrl.reward import UNJUDGEABLE, CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_kinds import REWARDS, Kind, Raw, Standardised, parse_reward
 from inferalign.ctrl.scored import JUDGE, RESPONSE, SCORED, Scored
-from inferalign.theory.grid import beta_for_kl, default_grid, policy
+from inferalign.theory.grid import default_grid
 from inferalign.theory.optimal import solve
+from inferalign.theory.policies import beta_for_kl, policy
 from inferalign.theory.procedures import (
     best_of_n,
     parse_selection,

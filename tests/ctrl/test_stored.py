@@ -20,7 +20,8 @@ from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
 from inferalign.ctrl.stored import StoredRollouts
 from inferalign.theory.finite import calibrated_values
-from inferalign.theory.grid import beta_for_kl, default_grid, policy
+from inferalign.theory.grid import default_grid
+from inferalign.theory.policies import beta_for_kl, policy
 from inferalign.theory.transforms import Exponential, Identity, Log
 from tests.ctrl.test_rollouts import K, made, prompts
 

@@ -17,7 +17,8 @@ from aiohttp import web
 from inferalign.core.errors import EngineError, InputError, RunError, TransientError
 from inferalign.core.types import Message
 from inferalign.engines.chat_api import ChatClient, ChatReply, ChatRequest, ChatTokens
-from inferalign.engines.remote import RemoteChat, RemoteCompletions, open_chat
+from inferalign.engines.remote import RemoteChat, open_chat
+from inferalign.engines.remote_completions import RemoteCompletions
 from inferalign.engines.remote_http import Endpoint, RemoteOptions, _Exchange
 from inferalign.engines.remote_ledger import Ledger, Price
 from inferalign.engines.remote_limits import Limiter, Turn

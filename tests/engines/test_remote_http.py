@@ -12,7 +12,8 @@ from multidict import CIMultiDict
 from inferalign.core.errors import ContextOverflow, EngineError, InferalignError, InputError, TransientError
 from inferalign.engines.chat_api import ChatTokens
 from inferalign.engines.remote_errors import retry_after, status_error
-from inferalign.engines.remote_http import is_remote, parse_name, usage_of
+from inferalign.engines.remote_http import usage_of
+from inferalign.engines.remote_names import is_remote, parse_name
 
 
 @pytest.mark.parametrize(

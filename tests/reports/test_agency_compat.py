@@ -9,7 +9,8 @@ import pytest
 
 from inferalign.agency.records import Item, Reply, Verdict
 from inferalign.agency.stored import Stored
-from inferalign.agency.table import Arm, build_table
+from inferalign.agency.table import Arm
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import InputError
 from inferalign.core.types import Message
 from inferalign.reports.agency_compat import published_means

@@ -10,8 +10,9 @@ from scipy import integrate, stats
 
 from inferalign.core.errors import InputError
 from inferalign.theory.blackbox import BetaMixture, Floats, OwnRanks, bernstein, beta_mixture, own_ranks
-from inferalign.theory.grid import Policy, beta_for_kl, default_grid, policy, win_rate
+from inferalign.theory.grid import default_grid
 from inferalign.theory.optimal import Unconverged, solve
+from inferalign.theory.policies import Policy, beta_for_kl, policy, win_rate
 from inferalign.theory.procedures import Selection, best_of_n, sample, worst_of_n
 from inferalign.theory.retry import ThresholdRetry
 from inferalign.theory.transforms import Exponential

@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inferalign.core.errors import InputError
-from inferalign.theory.grid import (
-    Grid,
-    Policy,
-    beta_for_kl,
-    default_grid,
-    from_log_weights,
-    output,
-    policy,
-    win_rate,
-    win_rate_plain,
-)
+from inferalign.theory.grid import Grid, default_grid
+from inferalign.theory.policies import Policy, beta_for_kl, from_log_weights, output, policy, win_rate, win_rate_plain
 from inferalign.theory.procedures import OfN, best_of_n, sample, worst_of_n
 from inferalign.theory.transforms import Exponential, Identity, Log, Power, Tabulated, Transform
 

@@ -8,10 +8,11 @@ import pytest
 from inferalign.core.errors import InputError
 from inferalign.theory.ascent import ascend_at_kl
 from inferalign.theory.blackbox import Floats
-from inferalign.theory.grid import Policy, beta_for_kl, default_grid, policy
+from inferalign.theory.grid import default_grid
 from inferalign.theory.influence import beaten, draws_influence, selector_influence
 from inferalign.theory.newton import influence
 from inferalign.theory.optimal import solve
+from inferalign.theory.policies import Policy, beta_for_kl, policy
 from inferalign.theory.procedures import best_of_n, sample, worst_of_n
 from inferalign.theory.retry import ThresholdRetry
 from inferalign.theory.transforms import Exponential, Identity, Log

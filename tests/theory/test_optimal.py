@@ -11,9 +11,10 @@ from inferalign.core.errors import InputError
 from inferalign.theory import optimal
 from inferalign.theory.ascent import ascend, ascend_at_kl
 from inferalign.theory.direct import climb
-from inferalign.theory.grid import Grid, Policy, beta_for_kl, default_grid, policy, win_rate
+from inferalign.theory.grid import Grid, default_grid
 from inferalign.theory.newton import TIGHT, influence, newton
 from inferalign.theory.optimal import Optimum, Unconverged, solve
+from inferalign.theory.policies import Policy, beta_for_kl, policy, win_rate
 from inferalign.theory.procedures import Selection, best_of_n, sample, worst_of_n
 from inferalign.theory.shooting import shoot
 from inferalign.theory.transforms import Exponential, Identity, Transform, one_shot

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from inferalign.theory.grid import Policy as Density
-from inferalign.theory.grid import beta_for_kl, default_grid, policy
+from inferalign.theory.grid import default_grid
+from inferalign.theory.policies import Policy as Density
+from inferalign.theory.policies import beta_for_kl, policy
 from inferalign.theory.transforms import parse_transform
 from inferalign.winrate.pools import Pool, Verdicts
 

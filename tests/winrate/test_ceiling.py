@@ -11,8 +11,8 @@ from scipy.stats import norm
 
 from inferalign.core.errors import InputError
 from inferalign.core.stats import Estimate
-from inferalign.theory.grid import win_rate
 from inferalign.theory.optimal import solve
+from inferalign.theory.policies import win_rate
 from inferalign.theory.procedures import OfN, best_of_n, sample, worst_of_n
 from inferalign.winrate.ceiling import ceilings, exceeds, judge_ceiling, selector_ceiling
 from tests.winrate.synthetic import base_pool, copula_pool, density, pool

@@ -10,7 +10,8 @@ import pytest
 
 from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.types import Score, Unscored
-from inferalign.theory.grid import beta_for_kl, default_grid, win_rate, win_rate_plain
+from inferalign.theory.grid import default_grid
+from inferalign.theory.policies import beta_for_kl, win_rate, win_rate_plain
 from inferalign.theory.procedures import best_of_n, worst_of_n
 from inferalign.theory.transforms import Identity
 from inferalign.winrate.ceiling import ceilings

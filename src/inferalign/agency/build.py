@@ -53,7 +53,7 @@ from inferalign.core.group_sync import GroupSync
 from inferalign.core.jobs import QUIET, HasId, Progress, run_jobs
 from inferalign.core.records import RunFolder, read_records
 from inferalign.engines.chat_api import ChatClient
-from inferalign.engines.remote_http import is_remote
+from inferalign.engines.remote_names import is_remote
 from inferalign.engines.table import ModelOptions
 
 EMBEDDER, ITEMS_FILE = "embedder", "items.jsonl"

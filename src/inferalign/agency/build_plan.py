@@ -17,8 +17,8 @@ from inferalign.agency.validate import ValidateSettings
 from inferalign.core.config import to_dict
 from inferalign.core.errors import InputError
 from inferalign.core.jobs import check_concurrency
-from inferalign.engines.remote_http import is_remote
 from inferalign.engines.remote_ledger import Ledger
+from inferalign.engines.remote_names import is_remote
 
 GENERATOR, VALIDATOR = "generator", "validator"
 CALLS, VALIDATIONS, SECOND = "calls", "validations", "second"

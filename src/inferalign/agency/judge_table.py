@@ -31,7 +31,7 @@ from inferalign.agency.records import Item, Reply
 from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.files import parse_json
 from inferalign.core.lookup import resolve
-from inferalign.engines.remote_http import parse_name
+from inferalign.engines.remote_names import parse_name
 from inferalign.engines.table import is_sandbox
 
 ROLE = "judge"

@@ -16,9 +16,10 @@ from inferalign.agency.inspect_transport import PREFIX, InspectChat, open_inspec
 from inferalign.core.errors import ContextOverflow, InputError, RunError
 from inferalign.engines.chat_api import ChatClient
 from inferalign.engines.remote import RemoteChat, open_chat
-from inferalign.engines.remote_http import Endpoint, RemoteOptions, is_loopback, is_remote, parse_name
+from inferalign.engines.remote_http import Endpoint, RemoteOptions
 from inferalign.engines.remote_ledger import Ledger
 from inferalign.engines.remote_limits import Limiter
+from inferalign.engines.remote_names import is_loopback, is_remote, parse_name
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 
 Job = TypeVar("Job")

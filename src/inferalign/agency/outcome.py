@@ -12,7 +12,7 @@ from inferalign.agency.analysis import Summary, summarise
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
 from inferalign.agency.records import Verdict
 from inferalign.agency.stored import read_run
-from inferalign.agency.table import build_table
+from inferalign.agency.table_build import build_table
 from inferalign.scorers.verdicts import Rubric
 
 Outcome = dict[str, list[Summary]]

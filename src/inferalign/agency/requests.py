@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from inferalign.engines.remote_http import DEFAULT_KEY, RemoteOptions
+from inferalign.engines.remote_http import RemoteOptions
 from inferalign.engines.remote_ledger import Ledger, read_prices
+from inferalign.engines.remote_names import DEFAULT_KEY
 
 Role = Literal["subject", "judge", "generator", "validator"]
 

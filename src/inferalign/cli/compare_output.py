@@ -148,7 +148,7 @@ def _write_csv(path: Path, head: Sequence[str], lines: Sequence[Sequence[object]
 def write_curves(path: Path, found: Comparison, ceilings: Mapping[str, Ceiling]) -> str | None:
     """KL against win rate, one panel a procedure, theory behind the points; None without matplotlib."""
     from inferalign.reports.figures import Panel, write_figure
-    from inferalign.theory.grid import RESOLVED_KL
+    from inferalign.theory.policies import RESOLVED_KL
 
     if find_spec("matplotlib") is None:
         show(f"no figure {path}: matplotlib is not installed. Type: pip install 'inferalign[report]'")

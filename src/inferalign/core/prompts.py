@@ -1,4 +1,4 @@
-"""Prompt files: JSON lines, one conversation a line, in and out.
+"""Prompts: files of them, JSON lines, one conversation a line, in and out; and what a caller of the API may give.
 
     {"id": "p1", "prompt": "How do I boil an egg?", "topic": "kitchen"}
     {"id": 2, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]}
@@ -8,11 +8,13 @@ Every other key of a line is kept in `Prompt.meta`. Blank lines are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from inferalign.core.config import to_dict
 from inferalign.core.errors import InputError
 from inferalign.core.files import dump_json, parse_json, write_bytes_atomic
 from inferalign.core.types import Message, Prompt
@@ -20,6 +22,8 @@ from inferalign.core.types import Message, Prompt
 EXAMPLE = '{"id": "p1", "prompt": "..."}'
 _OWN_KEYS = ("id", "prompt", "messages")
 _ROLES = ("system", "user", "assistant")
+PromptLike = str | Sequence[Message | Mapping[str, str]] | Prompt
+"""What a caller may give for a prompt: a text, a conversation, or one with an id."""
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
@@ -149,3 +153,44 @@ def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "the text", bool: "the truth value", type(None): "null"}
     name = names.get(type(value), "the number")
     return f"{name} {value!r}" if isinstance(value, str | int | float) else name
+
+
+def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:
+    """Prompts from texts, message lists or prompts. Raises `InputError` for none, and for an id that stands twice."""
+    made = [_as_prompt(given, place) for place, given in enumerate(prompts)]
+    if not made:
+        raise InputError("no prompts were given: give at least one text, message list or Prompt")
+    seen: set[str] = set()
+    for prompt in made:
+        if prompt.id in seen:
+            raise InputError(
+                f"two prompts have the id {prompt.id!r}: ids key the draws and the records, give each its own"
+            )
+        seen.add(prompt.id)
+    return made
+
+
+def _as_prompt(given: PromptLike, place: int) -> Prompt:
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        messages: tuple[Message, ...] = (Message(role="user", content=given),)
+    else:
+        messages = tuple(turn if isinstance(turn, Message) else _as_message(turn, place) for turn in given)
+    if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
+        raise InputError(f"prompt {place} must end in a user turn with some text; it was {given!r}")
+    return Prompt(id=str(place), messages=messages)
+
+
+def _as_message(turn: Mapping[str, str], place: int) -> Message:
+    match dict(turn):
+        case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
+            return Message(role=role, content=content)
+    raise InputError(
+        f"prompt {place} has the message {turn!r}; expected exactly a role (system, user or assistant) and a content"
+    )
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of ids, messages and meta, in order."""
+    return hashlib.sha256(dump_json(to_dict(list(prompts)))).hexdigest()

@@ -1,24 +1,20 @@
-"""Models behind OpenAI-compatible endpoints, over plain asynchronous HTTP: chat, completions, and any other JSON.
+"""Models behind OpenAI-compatible endpoints, over plain asynchronous HTTP: chat, and any other JSON.
 
-`open_chat("gpt-x@https://api.example.com/v1", ...)` gives a `ChatClient`. Completions take token ids and give token ids
-back where the server can (vLLM's `return_token_ids`). They are not an `Engine`: no such server embeds a prefix or gives
-the probability of any label that is asked for, and none promises equal draws.
+`open_chat("gpt-x@https://api.example.com/v1", ...)` gives a `ChatClient`; `remote_completions` takes token ids.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 from inferalign.core.errors import InputError, TransientError
-from inferalign.core.types import TokenIds
 from inferalign.engines.chat_api import ChatReply, ChatRequest, ChatTokens
-from inferalign.engines.remote_http import Endpoint, RemoteOptions, Unreadable, parse_name, usage_of
+from inferalign.engines.remote_http import Endpoint, RemoteOptions, Unreadable, usage_of
 from inferalign.engines.remote_ledger import Ledger, most_tokens, reservation
 from inferalign.engines.remote_limits import Limiter
+from inferalign.engines.remote_names import parse_name
 
 Finish = Literal["stop", "length", "refused", "other"]
 _FINISH: Mapping[str, Finish] = {
@@ -32,7 +28,7 @@ _FINISH: Mapping[str, Finish] = {
 }
 
 
-class _RemoteModel:
+class RemoteModel:
     """One model of an endpoint, in one role of a run."""
 
     def __init__(self, endpoint: Endpoint, model: str, *, role: str, ledger: Ledger) -> None:
@@ -74,7 +70,7 @@ class _RemoteModel:
         return answer.body
 
 
-class RemoteChat(_RemoteModel):
+class RemoteChat(RemoteModel):
     """A `ChatClient` over `POST {url}/chat/completions`."""
 
     def describe(self) -> Mapping[str, object]:
@@ -126,7 +122,7 @@ class _Read(NamedTuple):
     raw: dict[str, Any]
 
 
-def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first choice. Raises `Unreadable`, with the server's own error where a 200 carries one."""
     choices = body.get("choices")
     if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
@@ -148,12 +144,12 @@ def _said(part: Mapping[str, Any]) -> str:
     return f" ({said})" if isinstance(said, str) else ""
 
 
-def _finish(reason: object) -> Finish:
+def finish_of(reason: object) -> Finish:
     return _FINISH.get(reason, "other") if isinstance(reason, str) else "other"
 
 
 def _read_chat(body: Mapping[str, Any]) -> _Read:
-    choice = _choice(body)
+    choice = first_choice(body)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Unreadable("its choice has no message")
@@ -170,106 +166,7 @@ def _read_chat(body: Mapping[str, Any]) -> _Read:
         raw["finish_reason"] = reason
     if isinstance(refusal, str) and refusal and not content:
         return _Read("", "refused", {**raw, "refusal": refusal})
-    return _Read(content or "", _finish(reason), raw)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompletionReply:
-    """What follows a prefix of token ids."""
-
-    text: str
-    token_ids: TokenIds | None
-    """None when the server does not give them; never encoded from the text."""
-    logprobs: tuple[float, ...] | None
-    """Per token, natural log, as the server says them; None when they were not asked for or not given."""
-    finish: Finish
-    tokens: ChatTokens | None
-    model: str
-    seconds: float
-
-
-class RemoteCompletions(_RemoteModel):
-    """`POST {url}/completions`, token ids in and, from servers with `return_token_ids` (vLLM), token ids out."""
-
-    async def complete(
-        self,
-        prefix: Sequence[int],
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        seed: int | None = None,
-        return_ids: bool = True,
-        return_logprobs: bool = False,
-    ) -> CompletionReply:
-        """One continuation. `return_ids=False` is for servers that refuse the parameter.
-
-        Raises as `ChatClient.chat` does.
-        """
-        sent = list(prefix)
-        body: dict[str, Any] = {
-            "model": self.model,
-            "prompt": sent,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-        }
-        if seed is not None:
-            body["seed"] = seed
-        if return_ids:
-            body["return_token_ids"] = True
-        if return_logprobs:
-            body["logprobs"] = 1
-        choice, answer = await self.endpoint.post(
-            "/completions",
-            body,
-            lambda got: _read_completion(got, sent, return_logprobs),
-            ledger=self._ledger,
-            account=self._account,
-            reserve=ChatTokens(prompt=len(sent), completion=max_tokens),
-        )
-        return CompletionReply(
-            text=choice.text,
-            token_ids=choice.token_ids,
-            logprobs=choice.logprobs,
-            finish=choice.finish,
-            tokens=usage_of(answer.body),
-            model=str(answer.body.get("model") or self.model),
-            seconds=answer.seconds,
-        )
-
-
-class _Continuation(NamedTuple):
-    text: str
-    token_ids: TokenIds | None
-    logprobs: tuple[float, ...] | None
-    finish: Finish
-
-
-def _read_completion(body: Mapping[str, Any], sent: list[int], with_logprobs: bool) -> _Continuation:
-    choice = _choice(body)
-    text = choice.get("text")
-    if not isinstance(text, str):
-        raise Unreadable("its choice has no text")
-    prompt, ids = choice.get("prompt_token_ids"), choice.get("token_ids")
-    if prompt is not None and prompt != sent:
-        raise Unreadable("the server answered another prompt than the ids that it was sent")
-    details = choice.get("logprobs")
-    logprobs = details.get("token_logprobs") if with_logprobs and isinstance(details, dict) else None
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-        raise Unreadable("its token ids are no integers")
-    if logprobs is not None and not (isinstance(logprobs, list) and all(map(_is_finite, logprobs))):
-        raise Unreadable("its log-probabilities are no numbers")
-    if ids is not None and logprobs is not None and len(ids) != len(logprobs):
-        raise Unreadable(f"it has {len(ids)} token ids and {len(logprobs)} log-probabilities")
-    return _Continuation(
-        text,
-        None if ids is None else tuple(ids),
-        None if logprobs is None else tuple(map(float, logprobs)),
-        _finish(choice.get("finish_reason")),
-    )
-
-
-def _is_finite(x: object) -> bool:
-    return isinstance(x, int | float) and math.isfinite(x)
+    return _Read(content or "", finish_of(reason), raw)
 
 
 async def open_chat(

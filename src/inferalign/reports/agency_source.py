@@ -19,7 +19,8 @@ import numpy as np
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
 from inferalign.agency.records import Item, Verdict
 from inferalign.agency.stored import Stored
-from inferalign.agency.table import Arm, Table, build_table
+from inferalign.agency.table import Arm, Table
+from inferalign.agency.table_build import build_table
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.lookup import did_you_mean
 from inferalign.reports.agency_run import Run, arms_of, conditions_of, read_one

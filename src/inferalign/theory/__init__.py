@@ -2,7 +2,8 @@
 
 How many points best-of-4 wins after training on e^(10x) at half a nat of KL:
 
->>> from inferalign.theory.grid import beta_for_kl, default_grid, policy, win_rate
+>>> from inferalign.theory.grid import default_grid
+>>> from inferalign.theory.policies import beta_for_kl, policy, win_rate
 >>> from inferalign.theory.procedures import best_of_n
 >>> from inferalign.theory.transforms import parse_transform
 >>> transform, grid = parse_transform("exp:10"), default_grid()

@@ -19,9 +19,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from inferalign.theory.grid import Grid, Policy, beta_for_kl, policy
+from inferalign.theory.grid import Grid
 from inferalign.theory.newton import Stationary, influence, slope, total_variation
 from inferalign.theory.optimal import Unconverged
+from inferalign.theory.policies import Policy, beta_for_kl, policy
 from inferalign.theory.procedures import Selection
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_banded
 
-from inferalign.theory.grid import Grid, Policy, policy
+from inferalign.theory.grid import Grid
+from inferalign.theory.policies import Policy, policy
 from inferalign.theory.procedures import Selection
 
 Floats = NDArray[np.float64]

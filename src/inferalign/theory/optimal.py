@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferalign.core.errors import InferalignError, InputError
-from inferalign.theory.grid import RESOLVED_KL, Grid, beta_for_kl, default_grid, policy, win_rate
+from inferalign.theory.grid import Grid, default_grid
 from inferalign.theory.newton import TIGHT, Stationary, newton
+from inferalign.theory.policies import RESOLVED_KL, beta_for_kl, policy, win_rate
 from inferalign.theory.procedures import Selection
 from inferalign.theory.transforms import Tabulated
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from inferalign.core.errors import InputError
 from inferalign.theory.finite import MAX_ANCHORS, Anchored, anchored, anchors_for, harmonic
-from inferalign.theory.grid import RESOLVED_KL, beta_for_kl, policy, win_rate, win_rate_plain
 from inferalign.theory.optimal import Unconverged, grid_for, solve
+from inferalign.theory.policies import RESOLVED_KL, beta_for_kl, policy, win_rate, win_rate_plain
 from inferalign.theory.procedures import Selection, WinRate
 from inferalign.theory.transforms import Optimal, Transform, parse_transform
 

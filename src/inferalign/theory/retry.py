@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferalign.core.errors import InputError
-from inferalign.theory.grid import Grid, Policy, default_grid
+from inferalign.theory.grid import Grid, default_grid
+from inferalign.theory.policies import Policy
 from inferalign.theory.procedures import WinRate
 
 Floats = NDArray[np.float64]

@@ -28,8 +28,8 @@ from inferalign.core.errors import InputError
 from inferalign.core.seeds import derive
 from inferalign.core.stats import Estimate
 from inferalign.theory.ascent import ascend_at_kl
-from inferalign.theory.grid import RESOLVED_KL, Policy, beta_for_kl, policy
 from inferalign.theory.optimal import Unconverged, grid_for, solve
+from inferalign.theory.policies import RESOLVED_KL, Policy, beta_for_kl, policy
 from inferalign.theory.procedures import OfN
 from inferalign.theory.transforms import Optimal, parse_transform
 from inferalign.winrate.estimators import contests, selection_weights
