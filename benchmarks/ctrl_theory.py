@@ -6,9 +6,9 @@ Each seed makes a task (`benchmarks.short_task`: model, prompts, reward, K = 1,0
 every recipe by `train_ctrl`, the real TRL path. Beside what was trained stands the exact optimum for the rollouts that
 were stored, at the same beta. J is W1 - beta KL with the beta of identity at that KL target, W1 the win rate of single
 draws: an under-fitted identity shows a high W for its KL, and a low J. Learning rate and steps were chosen for identity
-on seeds from 81001 on, and all recipes share them. Two recipes are compared by how far each lies above identity's ideal
-curve at its own KL, since they end at different KLs: a transform that is steep at the bottom (worst-of-4) overshoots
-its KL early and has not come back after these steps.
+on seeds from 81001 on, and all recipes share them, but that log, exp:-10 and the optimal transform for worst-of-4 have
+four times the steps (`theory_runs.LONG`). Two recipes are compared by how far each lies above identity's ideal curve at
+its own KL, since they end at different KLs.
 
 With several seeds a cell is the mean and half the width of its 95 % interval over seeds (Student's t), and a line
 passes when every seed does. --quick takes one seed and leaves out KL 1. A finished training is read and not repeated.
