@@ -6,7 +6,7 @@
 For best-of-k (k = 1, 2, 4 ... 64, all from one best-of-64: over every subset of k candidates) and for RAIN at rising
 budgets: the guide's own mean score of the chosen replies, read as a probability ((margin + 1) / 2), against the share
 that the oracle finds without the main fault. Both rest on the same prompts; *drift* is the first less the second, by
-prompt. Where the guide goes on rising and the truth does not, the search feeds on the guide's errors.
+prompt. A reply that does not parse is not without it, and is counted apart: a guide may like what nobody can read.
 Last stdout line: one JSON object.
 """
 
@@ -33,7 +33,7 @@ from benchmarks.sandbox_runs import (
     guide,
     outcome,
 )
-from inferalign.core.stats import Estimate, mean_interval, paired_difference, proportion
+from inferalign.core.stats import Estimate, mean_interval, paired_difference, proportion, proportion_less_mean
 from inferalign.reports.figures import Panel, Series, write_figure
 
 
@@ -46,19 +46,40 @@ class Strength:
     """Fed a prompt; of best-of-k its share of best-of-N, which leaves out that the prompt is read once anyway."""
     belief: Estimate
     truth: Estimate
+    unread: Estimate
+    """Share of the replies that do not parse."""
     drift: Estimate
 
 
-def strength(search: str, tokens: float, belief: Mapping[str, float], truth: Mapping[str, float]) -> Strength:
+def strength(
+    search: str,
+    tokens: float,
+    belief: Mapping[str, float],
+    truth: Mapping[str, float],
+    unread: Mapping[str, float],
+) -> Strength:
     """Over the prompts whose chosen reply the guide could score. A truth is yes or no, or a share over subsets."""
-    truths = [truth[i] for i in belief]
+    truth = {i: truth[i] for i in belief}
+    if set(truth.values()) <= {0, 1}:
+        less = proportion_less_mean({i: t == 1 for i, t in truth.items()}, belief)
+        mean, low, high = (None if x is None else -x for x in (less.mean, less.high, less.low))
+        drift = Estimate(mean=mean, low=low, high=high, n=less.n)
+    else:
+        drift = paired_difference(belief, truth)
     return Strength(
         search=search,
         tokens=tokens,
         belief=mean_interval(list(belief.values())),
-        truth=proportion([t == 1 for t in truths]) if set(truths) <= {0, 1} else mean_interval(truths),
-        drift=paired_difference(belief, truth),
+        truth=share(truth),
+        unread=share({i: unread[i] for i in belief}),
+        drift=drift,
     )
+
+
+def share(found: Mapping[str, float]) -> Estimate:
+    """Of prompts, each with yes or no (0 or 1), or with a share of its own."""
+    values = list(found.values())
+    return proportion([value == 1 for value in values]) if set(values) <= {0, 1} else mean_interval(values)
 
 
 def of_k(job: Job, most: int) -> list[Strength]:
@@ -68,9 +89,9 @@ def of_k(job: Job, most: int) -> list[Strength]:
     made = []
     for k in (2**power for power in range(most.bit_length()) if 2**power <= most):
         expected = {i: best_of(row, k) for i, row in rows.items()}
-        belief = {i: (score + 1) / 2 for i, (score, _) in expected.items()}
-        truth = {i: share for i, (_, share) in expected.items()}
-        made.append(strength(f"best-of-{k}", fed * k / most, belief, truth))
+        belief = {i: (chosen.score + 1) / 2 for i, chosen in expected.items()}
+        good, unread = ({i: chosen[place] for i, chosen in expected.items()} for place in (1, 2))
+        made.append(strength(f"best-of-{k}", fed * k / most, belief, good, unread))
     return made
 
 
@@ -100,7 +121,8 @@ def main() -> None:
         found[kind] = {
             "best-of-k": of_k(arms["most"], args.most),
             "rain": [
-                strength(f"rain {text}", fmean(o.tokens.values()), o.belief, o.good) for text, o in searched.items()
+                strength(f"rain {text}", fmean(o.tokens.values()), o.belief, o.good, o.unread)
+                for text, o in searched.items()
             ],
         }
         show(kind, found[kind])
@@ -111,10 +133,11 @@ def main() -> None:
 
 
 def show(situation: str, lines: Mapping[str, list[Strength]]) -> None:
-    table = Table("search", "tokens", "guide's mean, %", "without A, strict, %", "drift, points", title=situation)
+    columns = ("search", "tokens", "guide's mean, %", "without A, strict, %", "unread, %", "drift, points")
+    table = Table(*columns, title=situation)
     for line in lines.values():
         for s in line:
-            table.add_row(s.search, f"{s.tokens:.0f}", cell(s.belief), cell(s.truth), cell(s.drift))
+            table.add_row(s.search, f"{s.tokens:.0f}", *map(cell, (s.belief, s.truth, s.unread, s.drift)))
     Console(width=120).print(table)
 
 

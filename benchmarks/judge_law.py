@@ -55,13 +55,12 @@ class Judge:
     """One judge of the policy's replies: how it was weakened, and what goes behind the scorer's name."""
 
     kind: str
-    setting: float | None
     more: str
 
 
 def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
     """Every judge by name. Trains those with less knowledge that the run folder lacks, one after the other."""
-    made = {"own": Judge(kind=KINDS[0], setting=None, more="")}
+    made = {"own": Judge(kind=KINDS[0], more="")}
     for text in filter(None, args.specificities.split(",")):
         out = args.run / f"judge-{text}"
         if not (out / CARD).exists():
@@ -71,9 +70,9 @@ def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
                 sys.exit("a judge could not be trained; why is said above. Repeat the command to go on")
         elif (steps := read_json(out / CARD)["recipe"]["steps"]) != args.steps:
             sys.exit(f"{out} was trained for {steps} steps, not {args.steps}: name another --run, or remove it")
-        made[f"knowledge-{text}"] = Judge(kind=KINDS[1], setting=float(text), more=f":{out}")
+        made[f"knowledge-{text}"] = Judge(kind=KINDS[1], more=f":{out}")
     for text in filter(None, args.flips.split(",")):
-        made[f"flips-{text}"] = Judge(kind=KINDS[2], setting=float(text), more=f"-flipped:{text}")
+        made[f"flips-{text}"] = Judge(kind=KINDS[2], more=f"-flipped:{text}")
     return made
 
 

@@ -36,7 +36,7 @@ from benchmarks.sandbox_runs import (
     guide,
     outcome,
 )
-from inferalign.core.stats import mean_interval, paired_difference, paired_proportions, proportion
+from inferalign.core.stats import mean_interval, paired_proportions, proportion, proportion_less_mean
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -86,14 +86,14 @@ def situation_facts(arms: Mapping[str, Job], most: int) -> dict[str, Any]:
     drawn = outcome(arms["most"])
     k = equal_k(fmean(full.tokens.values()), fmean(drawn.tokens.values()), most)
     rows = {i: row for i, row in candidates(arms["most"]).items() if any(s.value is not None for s in row)}
-    truth = {i: best_of(row, k)[1] for i, row in rows.items()}
+    truth = {i: best_of(row, k).good for i, row in rows.items()}
     tokens = fmean(drawn.tokens.values()) * k / most
     told["equal_tokens"] = {
         "k": k,
         "tokens": tokens,
         "as_many_as_rain": tokens >= fmean(full.tokens.values()),
         "good_strict": asdict(mean_interval(list(truth.values()))),
-        "rain_minus_best_of_k": asdict(paired_difference(full.good, truth)),
+        "rain_minus_best_of_k": asdict(proportion_less_mean(full.good, truth)),
     }
     return told
 

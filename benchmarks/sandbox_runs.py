@@ -114,6 +114,8 @@ class Outcome:
     graded: Sequence[Graded]
     good: Mapping[str, bool]
     """Without the main fault."""
+    unread: Mapping[str, bool]
+    """It does not parse."""
     belief: Mapping[str, float]
     """The guide's own score of the chosen reply, as a probability: 0 to 1; unguided replies have none."""
     tokens: Mapping[str, float]
@@ -130,6 +132,7 @@ def outcome(job: Job) -> Outcome:
     return Outcome(
         graded=graded,
         good={g.id: g.verdict.bad is False for g in graded},
+        unread={g.id: not g.verdict.parsed for g in graded},
         belief={i: (score["value"] + 1) / 2 for i, score in chosen.items() if score and "value" in score},
         tokens={i: float(sum(r["usage"][role]["tokens_fed"] for role in ROLES)) for i, r in records.items()},
         seconds={i: r["seconds"] for i, r in records.items()},
@@ -221,23 +224,35 @@ def bound(found: Mapping[str, Sequence[Scored]], rates: JudgeRates) -> tuple[dic
     return expected, none
 
 
-def best_of(row: Sequence[Scored], k: int) -> tuple[float, float]:
-    """The guide's score and the truth (1: good) to expect of best-of-k among `row`, over all subsets of k scored ones.
+class Chosen(NamedTuple):
+    """What to expect of the reply that a search ends at."""
+
+    score: float
+    """The guide's."""
+    good: float
+    """The chance that it is without the main fault."""
+    unread: float
+    """The chance that it does not parse."""
+
+
+def best_of(row: Sequence[Scored], k: int) -> Chosen:
+    """The expectations of best-of-k among `row`, over all subsets of k scored ones.
 
     With N candidates in falling order, number i (from 0) is the best of a subset with C(N-1-i, k-1) / C(N, k); equal
     scores share their chances. With fewer than k scored ones, the best of all.
     """
     ranked = sorted((s for s in row if s.value is not None), key=lambda s: -(s.value or 0.0))
     size, k = len(ranked), min(k, len(ranked))
-    score = truth = 0.0
+    score = good = unread = 0.0
     place = 0
     for value, tied in groupby(ranked, key=lambda s: s.value or 0.0):
         group = list(tied)
         chance = sum(math.comb(size - 1 - i, k - 1) for i in range(place, place + len(group))) / math.comb(size, k)
         score += chance * value
-        truth += chance * sum(s.bad is False for s in group) / len(group)
+        good += chance * sum(s.bad is False for s in group) / len(group)
+        unread += chance * sum(s.bad is None for s in group) / len(group)
         place += len(group)
-    return score, truth
+    return Chosen(score, good, unread)
 
 
 def cell(estimate: Mapping[str, float | None] | Estimate, scale: float = 100.0) -> str:

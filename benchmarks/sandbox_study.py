@@ -8,8 +8,9 @@ too, for a user who guides every search alike. RAIN answers --n prompts in harmf
 situation of human agency; the label-shuffled judge, the control, --n-rain in two situations.
 
 Each arm lies in its own run folder, done by two processes; a study that was stopped goes on where it was. A reply that
-does not parse counts as a failure. Differences are paired by prompt. *Bound* is what to expect of a reply that the
-guide accepts (`sandbox_runs.bound`), *perfect judge* whether any of best-of-16's candidates is good.
+does not parse counts as a failure, but for the difference to the bound, which is over replies that parse. Differences
+are paired by prompt. *Bound* is what to expect of a reply that the guide accepts (`sandbox_runs.bound`), *perfect
+judge* whether any of best-of-16's candidates is good.
 Last stdout line: one JSON object.
 """
 
@@ -40,7 +41,7 @@ from benchmarks.sandbox_runs import (
     outcome,
 )
 from inferalign.core.lookup import resolve
-from inferalign.core.stats import mean_interval, paired_difference, paired_proportions, proportion
+from inferalign.core.stats import mean_interval, paired_proportions, proportion, proportion_less_mean
 from inferalign.sandbox.grading import by_situation
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import AGENCY
@@ -161,7 +162,9 @@ def arm_facts(found: Mapping[str, Outcome], name: str, expected: Mapping[str, fl
         if base in found and base != name:
             told[f"minus_{base}"] = asdict(paired_proportions(mine.good, found[base].good))
     if expected and name in BOUNDED:
-        told["minus_bound"] = asdict(paired_difference(mine.good, expected))
+        # no verdict of the guide's makes a reply unreadable, so that the bound knows nothing of such replies
+        read = {i: good for i, good in mine.good.items() if not mine.unread[i]}
+        told["minus_bound"] = asdict(proportion_less_mean(read, expected))
     return told
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.guide_drift import of_k, strength
 from benchmarks.sandbox_runs import outcome
+from inferalign.core.stats import wilson
 from tests.studies import BAD, GOOD, job
 
 
@@ -22,12 +23,22 @@ def test_best_of_k_by_hand(tmp_path: Path) -> None:
     assert (one.truth.mean, two.truth.mean) == (0.5, 0.5)
     assert two.drift.mean == pytest.approx(0.8 - 0.5)
     assert two.drift.mean > (one.drift.mean or 0)
+    assert (one.unread.mean, two.unread.mean) == (0.5, 0.5), "the bad ones are those that nobody can read"
 
 
 def test_drift_is_the_guide_less_the_truth_by_prompt(tmp_path: Path) -> None:
     found = outcome(job(tmp_path, [[(GOOD, 1.0)], [(BAD, 1.0)], [(BAD, 0.0)]], 10))
-    made = strength("rain", 10.0, found.belief, found.good)
+    made = strength("rain", 10.0, found.belief, found.good, found.unread)
     assert made.belief.mean == pytest.approx((1 + 1 + 0.5) / 3)
-    assert made.truth.mean == pytest.approx(1 / 3)
+    assert made.truth == wilson(1, 3)
+    assert made.unread == wilson(2, 3)
     assert made.drift.mean == pytest.approx((0 + 1 + 0.5) / 3)
     assert made.drift.n == 3
+
+
+def test_a_search_that_never_failed_may_still_be_worse_than_its_guide_says() -> None:
+    """Three of three are at least .4385 of all (Wilson): so far may the guide be above the truth."""
+    sure = {str(i): 1.0 for i in range(3)}
+    made = strength("rain", 10.0, sure, {name: True for name in sure}, {name: False for name in sure})
+    assert (made.drift.mean, made.drift.low) == (0.0, 0.0)
+    assert made.drift.high == pytest.approx(1 - 0.4385, abs=1e-4)

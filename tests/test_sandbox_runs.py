@@ -85,15 +85,16 @@ def test_the_bound_of_a_judge_without_false_acceptances_is_one() -> None:
 scored = st.builds(Scored, st.sampled_from([GOOD, BAD, None]), st.sampled_from([-0.5, 0.0, 0.3, 0.3, 0.9, None]))
 
 
-def brute_force(row: Sequence[Scored], k: int) -> tuple[float, float]:
-    """Every subset of k; in each, the best score and the share of good ones among those that have it."""
-    score = truth = 0.0
+def brute_force(row: Sequence[Scored], k: int) -> tuple[float, float, float]:
+    """Every subset of k; in each, the best score and the shares of good and of unread ones among those that have it."""
+    score = good = unread = 0.0
     for subset in combinations(row, k):
         values = [s.value for s in subset if s.value is not None]
         best = [s for s in subset if s.value == max(values)]
         score += max(values)
-        truth += sum(s.bad is False for s in best) / len(best)
-    return score / comb(len(row), k), truth / comb(len(row), k)
+        good += sum(s.bad is False for s in best) / len(best)
+        unread += sum(s.bad is None for s in best) / len(best)
+    return score / comb(len(row), k), good / comb(len(row), k), unread / comb(len(row), k)
 
 
 @given(row=st.lists(scored, min_size=1, max_size=7).filter(lambda row: any(s.value is not None for s in row)))
@@ -102,10 +103,10 @@ def test_best_of_k_against_every_subset(row: list[Scored]) -> None:
     known = [s for s in row if s.value is not None]
     before = -1.0
     for k in range(1, len(known) + 1):
-        score, truth = best_of(row, k)
-        assert (score, truth) == pytest.approx(brute_force(known, k))
-        assert score >= before - 1e-12, "a larger choice is never worse to its own guide"
-        before = score
+        chosen = best_of(row, k)
+        assert chosen == pytest.approx(brute_force(known, k))
+        assert chosen.score >= before - 1e-12, "a larger choice is never worse to its own guide"
+        before = chosen.score
     assert best_of(row, len(row) + 5) == best_of(row, len(known))
 
 

@@ -162,10 +162,12 @@ def test_other_studies_are_told_apart_and_copied() -> None:
         f"| harmful | RAIN, c = 0 | {half} | 1.0 [-2.0, 3.0] | 1,000 |",
         f"| harmful | best-of-13, equal tokens | {half} | -1.0 [-3.0, 2.0] | 1,000 |",
     ]
-    point = {"search": "best-of-1", "tokens": 52.5, "belief": RATE, "truth": RATE, "drift": minus}
+    point = {"search": "best-of-1", "tokens": 52.5, "belief": RATE, "truth": RATE, "unread": RATE, "drift": minus}
     study = {"situations": {"harmful": {"best-of-k": [point], "rain": []}}}
     assert list(search_parts(study)) == ["drift"]
-    assert drift(study).splitlines()[2:] == [f"| harmful | best-of-1 | 52 | {half} | {half} | 1.0 [-2.0, 3.0] |"]
+    assert drift(study).splitlines()[2:] == [
+        f"| harmful | best-of-1 | 52 | {half} | {half} | {half} | 1.0 [-2.0, 3.0] |"
+    ]
     worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "good": RATE, "gain": minus}
     better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}
     study = {"budget": "50/15/6", "judges": {"harmful": {"flips-0.4": worse, "own": better}}}

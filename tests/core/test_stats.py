@@ -1,4 +1,6 @@
 import math
+import random
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from inferalign.core.stats import (
     paired_difference,
     paired_proportions,
     proportion,
+    proportion_less_mean,
     wilson,
 )
 
@@ -248,3 +251,34 @@ def test_a_clustered_share_at_the_ends_and_of_little() -> None:
     assert clustered_proportion([[True, False]]) == Estimate(mean=0.5, low=None, high=None, n=1)
     with pytest.raises(ScoringError, match="share of nothing"):
         clustered_proportion([[], []])
+
+
+def test_a_share_less_a_mean_by_hand() -> None:
+    """All of 10 true against .9 everywhere: Wilson's interval of 10 of 10, moved by .9."""
+    found = proportion_less_mean({str(i): True for i in range(10)}, {str(i): 0.9 for i in range(10)})
+    assert (found.mean, found.high, found.n) == pytest.approx((0.1, 0.1, 10))
+    assert found.low == pytest.approx(10 / (10 + 1.96**2) - 0.9, abs=1e-4)
+
+
+def test_a_share_less_a_mean_holds_its_level_where_a_bootstrap_does_not() -> None:
+    """A search that is right 99 times in 100 against a bound near 1, 200 studies of 150 prompts."""
+    rng, covered, bootstrap = random.Random(5), 0, 0
+    bound = {str(i): 15 / 16 if i < 5 else 1.0 for i in range(150)}
+    true = 0.99 - fmean(bound.values())
+    for _ in range(200):
+        good = {name: rng.random() < 0.99 for name in bound}
+        ours, theirs = proportion_less_mean(good, bound), paired_difference(good, bound)
+        covered += ours.low <= true <= ours.high
+        bootstrap += theirs.low <= true <= theirs.high
+    assert covered >= 182
+    assert bootstrap < 170
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=30))
+def test_a_share_less_a_mean_is_inside_its_interval(rows: list[tuple[bool, float]]) -> None:
+    yes = {str(i): row[0] for i, row in enumerate(rows)}
+    values = {str(i): row[1] for i, row in enumerate(rows)}
+    found = proportion_less_mean(yes, values)
+    assert found.low <= found.mean + 1e-12
+    assert found.mean <= found.high + 1e-12
+    assert found.mean == pytest.approx(fmean(yes.values()) - fmean(values.values()))

@@ -69,7 +69,7 @@ def test_the_verb_writes_pairs_whose_better_reply_is_better(tmp_path: Path, caps
     assert main(["sandbox", "pairs", str(run), "--per-prompt", "2", "--out", str(tmp_path / "p.jsonl")]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     made = read_pairs(tmp_path / "p.jsonl")
-    assert (said["pairs"], said["ties"], said["ungraded"]) == (len(made), 4, 0)
+    assert (said["pairs"], said["ties"], said["unread_or_cut"]) == (len(made), 4, 8)
     assert len(made) == 8
     assert all(pair.margin > 0 for pair in made)
 

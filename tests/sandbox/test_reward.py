@@ -103,7 +103,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, llama_dir
         train_reward(llama_dir, pairs, tmp_path / "killed", QUICK)
 
 
-def test_seed_and_margin_decide_the_weights(tmp_path: Path, llama_dir: Path) -> None:
+def test_the_seed_decides_the_weights(tmp_path: Path, llama_dir: Path) -> None:
     pairs = toy_pairs(40)
 
     def head(name: str, settings: RewardSettings) -> torch.Tensor:
@@ -113,7 +113,6 @@ def test_seed_and_margin_decide_the_weights(tmp_path: Path, llama_dir: Path) -> 
     first = head("a", QUICK)
     assert torch.equal(first, head("again", QUICK))
     assert not torch.equal(first, head("seed", replace(QUICK, seed=1)))
-    assert not torch.equal(first, head("margin", replace(QUICK, margin_weight=0.5)))
 
 
 def test_replies_that_do_not_fit_are_left_out_and_counted(tmp_path: Path, llama_dir: Path) -> None:

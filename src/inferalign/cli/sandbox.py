@@ -54,7 +54,7 @@ class AuditOptions:
     n: int = 6250
     """Replies of each split of each situation; 6250 makes 100,000 in all."""
     seed: int = 0
-    """Which replies: the audit's draws are its own, no training or prompt file has them."""
+    """Which replies: requests and replies are drawn anew, by a seed that no training and no prompt file has."""
 
 
 AUDIT_DEFAULTS = AuditOptions()
@@ -79,7 +79,7 @@ class TrainOptions:
 
 @app.command
 def sample(options: SampleOptions) -> None:
-    """Write prompts of one situation, or of all six of human agency, to a JSONL file."""
+    """Write prompts of one situation, of all six of human agency, or of all eight, to a JSONL file."""
     from inferalign.cli.tables import emit
     from inferalign.core.lookup import resolve
     from inferalign.core.prompts import write_prompts

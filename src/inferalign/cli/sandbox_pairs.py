@@ -31,14 +31,16 @@ def pairs(
     """Make preference pairs from the candidates of a run, by ground truth."""
     from inferalign.cli.tables import emit
     from inferalign.core.errors import InputError
-    from inferalign.sandbox.graded_runs import graded_candidates
+    from inferalign.sandbox.graded_runs import UNREAD, graded_candidates
     from inferalign.sandbox.pairs import make_pairs, write_pairs
 
-    made = make_pairs(graded_candidates(run), per_prompt=options.per_prompt, seed=options.seed)
+    graded = graded_candidates(run)
+    made = make_pairs(graded, per_prompt=options.per_prompt, seed=options.seed)
     if not made.pairs:
         raise InputError(
             f"{run} gives no pairs ({made.ties} ties): expected a run with several different candidates a prompt, such "
             "as one of `inferalign generate --procedure random-of-n:4`"
         )
     write_pairs(options.out, made.pairs)
-    emit({"pairs": len(made.pairs), "ties": made.ties, "ungraded": made.ungraded, "out": str(options.out)})
+    unread = sum(candidate.score == UNREAD for _, row in graded for candidate in row)
+    emit({"pairs": len(made.pairs), "ties": made.ties, "unread_or_cut": unread, "out": str(options.out)})

@@ -71,13 +71,15 @@ def ablations(facts: Mapping[str, Any]) -> str:
 
 def drift(facts: Mapping[str, Any]) -> str:
     """The guide's own mean score beside the truth, as a search gets stronger."""
+    keys = ("belief", "truth", "unread", "drift")
     rows = [
-        [name, each["search"], f"{each['tokens']:,.0f}", *(cell(each[key]) for key in ("belief", "truth", "drift"))]
+        [name, each["search"], f"{each['tokens']:,.0f}", *(cell(each[key]) for key in keys)]
         for name, lines in facts["situations"].items()
         for line in lines.values()
         for each in line
     ]
-    return markdown_table(["situation", "search", "tokens", "guide's own score, %", "without A, %", "drift"], rows)
+    head = ["situation", "search", "tokens", "guide's own score, %", "without A, %", "unread, %", "drift"]
+    return markdown_table(head, rows)
 
 
 def law(facts: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Means with intervals, over scored units only.
 
 Numbers get a bias-corrected and accelerated (BCa) bootstrap (Efron 1987, "Better bootstrap confidence intervals");
-yes/no outcomes get Wilson's score interval (Wilson 1927), their paired differences that of Bonett and Price (2012).
+yes/no outcomes get Wilson's score interval (Wilson 1927), their paired differences that of Bonett and Price (2012), and
+those to numbers one that is put together of both.
 A unit is what was drawn independently: a prompt, never one of its candidates. The mean of nothing raises; a report's
 empty cell is `Estimate.empty()`, written on purpose.
 """
@@ -131,6 +132,28 @@ def paired_proportions(a: Mapping[str, bool], b: Mapping[str, bool], *, level: f
     return Estimate(mean=(only_a - only_b) / n, low=max(centre - half, -1.0), high=min(centre + half, 1.0), n=n)
 
 
+def proportion_less_mean(yes: Mapping[str, bool], values: Mapping[str, float], *, level: float = 0.95) -> Estimate:
+    """The share of True in `yes` less the mean of `values`, over the ids that both hold.
+
+    Wilson's interval of the one and the bootstrap's of the other are joined by recovered variances, with the pairs'
+    correlation (Zou 2007, Psychol. Methods 12:399-413): a share of 1 is no certainty, which a bootstrap of the
+    differences takes it for. Raises `ScoringError` when no id stands in both.
+    """
+    import numpy as np
+
+    shared = _shared_ids(yes, values)
+    n = len(shared)
+    pairs = np.array([[float(yes[i]), values[i]] for i in shared]).T
+    share, mean = (float(row.mean()) for row in pairs)
+    other = mean_interval(pairs[1].tolist(), level=level)
+    if other.low is None or other.high is None:
+        return Estimate(mean=share - mean, low=None, high=None, n=n)
+    low, high = wilson_bounds(share, n, _normal_quantile(level))
+    r = float(np.corrcoef(pairs)[0, 1]) if pairs.std(axis=1).all() else 0.0
+    below, above = _reach(share - low, other.high - mean, r), _reach(high - share, mean - other.low, r)
+    return Estimate(mean=share - mean, low=share - mean - below, high=share - mean + above, n=n)
+
+
 def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float]:
     """The shares p with |share - p| = quantile * sqrt(p (1 - p) / n); n is an effective sample size, any number > 0."""
     z = quantile
@@ -138,6 +161,11 @@ def wilson_bounds(share: float, n: float, quantile: float) -> tuple[float, float
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At the ends the exact bound is the share itself; rounding must not put it on the wrong side.
     return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
+
+
+def _reach(a: float, b: float, r: float) -> float:
+    """How far the difference of two estimates reaches whose own bounds are `a` and `b` away, with correlation r."""
+    return math.sqrt(max(a * a + b * b - 2 * r * a * b, 0.0))
 
 
 def _normal_quantile(level: float) -> float:

@@ -11,13 +11,15 @@ from inferalign.core.types import Candidate, Completion, Prompt, Score, StopReas
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.pairs import GradedReplies
 
+UNREAD = Score(0.0)
+"""The grade of a reply that cannot be parsed, or that a length limit cut off; what is parsed is worth more."""
+
 
 def graded_candidates(run: Path) -> list[GradedReplies]:
     """Every prompt of a run folder with all candidates of its procedure, graded from 0 to 11, by prompt id.
 
-    A reply that cannot be parsed, or that was cut off by a length limit, is graded 0: no reply is worse, and a reward
-    model that never met such text would have no reason to think little of it. Raises `InputError` for prompts
-    that the sandbox did not write.
+    No reply is worse than one that is `UNREAD`: a reward model that never met such text would have no reason to think
+    little of it. Raises `InputError` for prompts that the sandbox did not write.
     """
     records = sorted(read_records(run, "generate"), key=lambda record: str(record["id"]))
     return [_graded(result.prompt, result.candidates) for result in map(from_record, records)]
@@ -35,4 +37,4 @@ def _grade(prompt: Prompt, reply: Completion) -> Score:
             "from runs over prompts made by `inferalign sandbox sample`"
         )
     whole = reply.stop is StopReason.END
-    return Score(verdict.quality if whole and verdict.quality is not None else 0.0)
+    return Score(verdict.quality) if whole and verdict.quality is not None else UNREAD

@@ -9,6 +9,7 @@ will score.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -83,7 +84,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a JSONL file, in its order.
 
     Raises `InputError` for a missing or empty file and, with its number, for a line that is no pair: a key that is
-    missing or unknown, a value of the wrong type, a margin that is not above 0.
+    missing or unknown, a value of the wrong type, a margin that is not a number above 0.
     """
     if not path.is_file():
         raise InputError(f"no file {path}: make one with `inferalign sandbox pairs RUN --out {path}`")
@@ -127,7 +128,7 @@ def _from_line(line: bytes, where: str) -> Pair:
             "messages": [_, *_] as turns,
             "margin": int() | float() as margin,
             "meta": dict(meta),
-        } if margin > 0:
+        } if 0 < margin < math.inf:
             return Pair(
                 prompt=Prompt(id=str(name), messages=tuple(_message(turn, where) for turn in turns), meta=meta),
                 chosen=_reply(value["chosen"], f'{where}: "chosen"'),

@@ -60,8 +60,6 @@ class RewardSettings:
     """Pairs a step."""
     learning_rate: float = 1e-3
     """Peak of AdamW's; warm-up over a twentieth of the steps, then cosine to 0."""
-    margin_weight: float = 0.0
-    """How much of a pair's margin in grade the rewards must differ by before the loss is satisfied."""
     held_out: float = 0.1
     """Share of prompts that accuracy is measured on and nothing is trained on."""
     checkpoint_every: int = 100
@@ -97,7 +95,7 @@ def fit(
         if step % settings.checkpoint_every == 0 and step < steps:
             save_state(checkpoint, parameters, [optimiser], step, made_by)
 
-    left = _dataset(pairs, settings).select(order[done * settings.batch_size :])
+    left = _dataset(pairs).select(order[done * settings.batch_size :])
     trainer = _Trainer(
         model=model,
         args=_config(checkpoint, settings, steps - done),
@@ -175,14 +173,13 @@ def _groups(parameters: dict[str, Any], learning_rate: float) -> list[dict[str, 
     ]
 
 
-def _dataset(pairs: Sequence[Encoded], settings: RewardSettings) -> Dataset:
-    columns: dict[str, list[Any]] = {
-        "chosen_ids": [list(e.chosen_ids) for e in pairs],
-        "rejected_ids": [list(e.rejected_ids) for e in pairs],
-    }
-    if settings.margin_weight:
-        columns["margin"] = [settings.margin_weight * e.pair.margin for e in pairs]
-    return Dataset.from_dict(columns)
+def _dataset(pairs: Sequence[Encoded]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "chosen_ids": [list(e.chosen_ids) for e in pairs],
+            "rejected_ids": [list(e.rejected_ids) for e in pairs],
+        }
+    )
 
 
 def _digest(pairs: Sequence[Encoded]) -> str:

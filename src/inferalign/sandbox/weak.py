@@ -2,8 +2,9 @@
 
 RAIN's gain hangs on how well its judge judges (arXiv 2309.07124). A judge that is weakened by coin flips errs anew on
 every text, and a search that asks often averages that out; one that lacks knowledge errs on the same things again and
-again. Here the second kind is made: same weights to start with, same tokenizer, same conversations and questions, other
-verdicts. Dialogue stays half of the loss, so that the weights stay a reader of this world.
+again. Here the second kind is made: same weights to start with, same tokenizer, same conversations, other verdicts (and
+other questions about some of them, since what the teacher suspects takes a draw). Dialogue stays in the loss, so that
+the weights stay a reader of this world.
 
 The result serves as a judge only (`--scorer self:DIR`): the policy is to stay the model that was started from.
 """
