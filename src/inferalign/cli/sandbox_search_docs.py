@@ -98,4 +98,4 @@ def cell(estimate: Mapping[str, Any]) -> str:
     """`50.0 [25.0, 75.0]`, in %, or a dash where nothing was measured."""
     if estimate["mean"] is None:
         return "-"
-    return f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    return f"{100 * estimate['mean']:z.1f} [{100 * estimate['low']:z.1f}, {100 * estimate['high']:z.1f}]"
