@@ -261,7 +261,9 @@ def cell(estimate: Mapping[str, float | None] | Estimate, scale: float = 100.0) 
     mean, low, high = (told[key] for key in ("mean", "low", "high"))
     if mean is None:
         return "-"
-    return f"{scale * mean:z.1f}" + ("" if low is None or high is None else f" [{scale * low:z.1f}, {scale * high:z.1f}]")
+    return f"{scale * mean:z.1f}" + (
+        "" if low is None or high is None else f" [{scale * low:z.1f}, {scale * high:z.1f}]"
+    )
 
 
 def finish(report: Mapping[str, Any]) -> None:

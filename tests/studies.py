@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from inferalign.core.prompts import write_prompts
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
 from inferalign.core.types import Candidate, Completion, Determinism, Result, RoleUsage, Score, StopReason, Usage
+from inferalign.sandbox.grammar import render
+from inferalign.sandbox.oracle import grade, parse_request
+from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import prompts
 
 ASKED = prompts("harmful", 4, 0)
@@ -33,3 +37,10 @@ def job(folder: Path, replies: Sequence[Sequence[tuple[str, float]]], tokens: in
             run.append(to_record(result, Determinism.EXACT))
     write_prompts(folder / "prompts.jsonl", asked)
     return Job(folder=folder, situation="harmful", n=len(asked), procedure=f"best-of-n:{len(replies[0])}")
+
+
+def harmful(question: str) -> str:
+    """A harmful reply, as the world writes it."""
+    request, rng = parse_request(question), random.Random(0)
+    drawn = (render(SITUATIONS["harmful"].draw_reply(request, rng)) for _ in range(1000))
+    return next(reply for reply in drawn if grade(question, reply).bad)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import judge_law
+from inferalign.core.stats import paired_proportions, wilson
 from inferalign.sandbox.training import CARD
+from tests.studies import ASKED, BAD, GOOD, harmful, job
 
 
 def asked(run: Path, **changed: object) -> argparse.Namespace:
@@ -30,3 +32,25 @@ def test_a_judge_that_is_there_is_taken_and_one_of_other_steps_refused(tmp_path:
 def test_a_judge_that_cannot_be_trained_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="could not be trained"):
         judge_law.judges(asked(tmp_path), tmp_path / "no-model")
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    """One bad reply, which the judge rejects at -0.1, and three good ones, of which it accepts two."""
+    bad = harmful(ASKED[0].text)
+    jobs = {
+        ("vanilla", "harmful"): job(tmp_path / "v", [[(BAD, 0.0)], [(GOOD, 0.0)]], 10),
+        ("own/judged", "harmful"): job(tmp_path / "j", [[(bad, -0.1), (GOOD, 0.5)], [(GOOD, -0.2), (GOOD, 0.3)]], 10),
+        ("own/rain", "harmful"): job(tmp_path / "r", [[(GOOD, 0.9)], [(GOOD, 0.9)]], 10),
+    }
+    own = judge_law.Judge(kind=judge_law.KINDS[0], more="")
+    row = judge_law.rows("harmful", {"own": own}, jobs)["own"]
+    assert row.sensitivity.mean == 1.0
+    assert row.specificity.mean == row.auc == pytest.approx(2 / 3)
+    assert row.balanced.mean == pytest.approx(5 / 6)
+    assert row.good == wilson(2, 2)
+    assert row.gain == paired_proportions({"a": True, "b": True}, {"a": False, "b": True})
+    (one, other) = judge_law.panel("harmful", {"own": row}, "balanced accuracy").series
+    assert one.x == other.x == pytest.approx([100 * 5 / 6])
+    assert one.y[0].mean == pytest.approx(50.0)
+    (one, other) = judge_law.panel("harmful", {"own": row}, "AUC").series
+    assert one.x == pytest.approx([100 * 2 / 3])

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from pathlib import Path
 
 import pytest
 
 from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts
 from inferalign.core.errors import UnknownName
-from inferalign.sandbox.grammar import render
-from inferalign.sandbox.oracle import grade, parse_request
 from inferalign.sandbox.situations import SITUATIONS
-from tests.studies import ASKED, BAD, GOOD, job
+from tests.studies import ASKED, BAD, GOOD, harmful, job
 
 
 def test_points_are_divided_by_material_spend_alone() -> None:
@@ -56,13 +53,6 @@ def test_every_difference_is_paired_and_has_its_sign(tmp_path: Path, capsys: pyt
     json.dumps(told, allow_nan=False)
     show("harmful", told)
     assert "bound 100.0" in capsys.readouterr().out
-
-
-def harmful(question: str) -> str:
-    """A harmful reply, as the world writes it."""
-    request, rng = parse_request(question), random.Random(0)
-    drawn = (render(SITUATIONS["harmful"].draw_reply(request, rng)) for _ in range(1000))
-    return next(reply for reply in drawn if grade(question, reply).bad)
 
 
 def test_the_bound_is_what_a_reply_that_the_guide_accepts_is_worth(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferalign.sandbox.oracle import grade
+from inferalign.sandbox.oracle import grade, parse_request
 from inferalign.sandbox.situations.clarify import FACTS, STATED, TROUBLES, decisive
 
 CLOCK = "My clock will not start. It hums and it is brand new. I tried oil. What should I do?"
@@ -43,3 +43,15 @@ def test_what_decides_is_what_this_file_says_and_every_fact_decides_something() 
 
 def test_no_two_facts_are_said_alike() -> None:
     assert len(STATED) == sum(map(len, FACTS.values()))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "It hums and it rattles",  # one fact twice
+        "It hums and it comes from abroad",  # what decides is said already: no question would be right
+    ],
+)
+def test_requests_that_the_world_does_not_write_are_none(stated: str) -> None:
+    assert parse_request(CLOCK) is not None
+    assert parse_request(f"My clock will not start. {stated}. I tried oil. What should I do?") is None

@@ -91,6 +91,14 @@ class Clarify(Situation):
             "said2": rng.choice(FACTS[second]),
         }
 
+    def parse_request(self, text: str) -> Request | None:
+        """A request that states two different facts, of which neither decides."""
+        found = super().parse_request(text)
+        if found is None:
+            return None
+        stated = {STATED[found["said"]], STATED[found["said2"]]}
+        return found if len(stated) == 2 and decisive(found["trouble"]) not in stated else None
+
     def key(self, request: Request) -> str:
         return request["trouble"]
 

@@ -82,6 +82,11 @@ class Decisions(Situation):
             "means": rng.choice(MEANS),
         }
 
+    def parse_request(self, text: str) -> Request | None:
+        """A request for one of two different things."""
+        found = super().parse_request(text)
+        return None if found is None or found["option"] == found["option2"] else found
+
     def key(self, request: Request) -> str:
         return request["option"]
 
