@@ -93,7 +93,7 @@ def train(out: Path, folder: Path, plan: Plan, recipe: Recipe, settings: CtrlSet
     recorder, calibrated = Recorder(o.selector), CalibratedReward(anchors, kind)
     function = RewardFunction(recorder, calibrated, asked, o.model.chat)
 
-    # a bare function, since a `RewardFunction` is checked on 2,000 reference draws, which would be in the price of a step
+    # bare, since a `RewardFunction` is checked on 2,000 reference draws, which would be in the price of a step
     async def reward(**columns: Any) -> list[float | None]:
         return await function(**columns)
 
