@@ -33,6 +33,7 @@ import aiohttp
 from inspect_ai import eval as inspect_eval
 from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
 
+from benchmarks.mains import run_main
 from inferalign.agency import judge_prompt
 from inferalign.agency.conditions import parse_conditions
 from inferalign.agency.dimension import load_dimension
@@ -238,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.mains import run_main
 from inferalign.agency.analysis import LIMITS, OVERALL, average
 from inferalign.agency.analysis_paired import DIFFERENCES
 from inferalign.agency.clusters import Clustered, clustered_mean, score_interval, t_interval
@@ -196,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -47,6 +47,7 @@ from benchmarks.corrupted_stages import (
     trained,
 )
 from benchmarks.corrupted_statistics import compared, on_anchors, seen_of, tilted
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import cell, finish
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.seeds import derive
@@ -182,4 +183,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks.gain_plan import BEST, KL, PROCEDURES, RECIPES, Plan, read_plan,
 from benchmarks.gain_runs import IN_FLIGHT, Point, draw_base, make_point, point_folder, stretch_for
 from benchmarks.gain_statistics import nearest
 from benchmarks.gain_training import opened
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import cell, finish
 from inferalign import api
 from inferalign.cli.tables import show
@@ -143,4 +143,4 @@ def estimate(found: Measured) -> Estimate:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -15,7 +15,7 @@ prompt by prompt. Seven tables and a figure:
 6. what selector and judge are worth, how often they tie, and how long answers became
 7. the price: tokens and CPU seconds until the selector's win rate on training batches is what identity ended with
 
-Full: three training seeds of eight recipes. --quick: one training seed of identity and of CTRL for both procedures,
+Full: three training seeds of all recipes. --quick: one training seed of identity and of CTRL for both procedures,
 small batches, at most 12 minutes on 2 cores: it shows that all works, and its intervals are wide. The other flags
 change one setting of the plan, to tune it (on other seeds than those that are quoted). A run that was stopped goes on.
 Last stdout line: one JSON object. Exits with 1 where a goal is missed, but not under --quick.
@@ -24,7 +24,6 @@ Last stdout line: one JSON object. Exits with 1 where a goal is missed, but not 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -51,6 +50,7 @@ from benchmarks.gain_tables import (
     points_over_identity,
     policies,
 )
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import finish
 from benchmarks.theory_runs import run_short
 from inferalign.cli import compare_output as output
@@ -177,4 +177,4 @@ def report(out: Path, plan: Plan, base: Pool, length: float, points: Sequence[Po
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -34,6 +34,7 @@ from rich.table import Table
 from scipy.stats import binom
 from transformers import TrainerCallback
 
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import finish
 from benchmarks.step_trainers import GENERATIONS, RESPONSES, Setting, Timed
 from inferalign.core.stats import Estimate
@@ -160,4 +161,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -7,8 +7,8 @@ every recipe by `train_ctrl`, the real TRL path. Beside what was trained stands 
 were stored, at the same beta. J is W1 - beta KL with the beta of identity at that KL target, W1 the win rate of single
 draws: an under-fitted identity shows a high W for its KL, and a low J. Learning rate and steps were chosen for identity
 on seeds from 81001 on, and all recipes share them, but that log, exp:-10 and the optimal transform for worst-of-4 have
-four times the steps (`theory_runs.LONG`). Two recipes are compared by how far each lies above identity's ideal curve at
-its own KL, since they end at different KLs.
+four times the steps (`theory_runs.LONG`). They end at different KLs, so two recipes are compared at the KL that they
+aimed at, to which each is moved along the ideal curve of its own transform.
 
 With several seeds a cell is the mean and half the width of its 95 % interval over seeds (Student's t), and a line
 passes when every seed does. --quick takes one seed and leaves out KL 1. A finished training is read and not repeated.
@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from benchmarks.mains import run_main
 from benchmarks.short_task import PROCEDURES
 from benchmarks.theory_runs import BEST, ON_THE_CURVE, RECIPES, WORST, Row, run
 from inferalign.theory.planner import find
@@ -56,12 +57,24 @@ class Line:
 
 
 def above_identity(row: Row, procedure: str) -> float:
-    """A trained policy's win rate, in points, less what identity ideally has at the same KL.
-
-    Policies end at other KLs than they aim at, and a win rate rises with KL: so two of them are compared by this.
-    """
+    """A trained policy's win rate, in points, less what identity ideally has at the same KL."""
     ended = row.result.trained
-    return ended.wins[procedure] - 100 * find(PROCEDURES[procedure], "identity", kl=ended.kl).win.win
+    return ended.wins[procedure] - ideal("identity", procedure, ended.kl)
+
+
+def at_target(row: Row, procedure: str) -> float:
+    """A trained policy's win rate in %, moved from the KL that it ended at to the one that it aimed at.
+
+    It goes along the ideal curve of its own transform: policies end at other KLs than they aim at, a win rate rises
+    with KL, and transforms lie further apart at some KLs than at others.
+    """
+    ended, transform = row.result.trained, row.recipe.transform
+    return ended.wins[procedure] + ideal(transform, procedure, row.recipe.kl) - ideal(transform, procedure, ended.kl)
+
+
+def ideal(transform: str, procedure: str, kl: float) -> float:
+    """The win rate in % that theory gives, with continuous rewards."""
+    return 100 * find(PROCEDURES[procedure], transform, kl=kl).win.win
 
 
 def lines(found: Sequence[Mapping[str, Row]]) -> list[Line]:
@@ -72,7 +85,7 @@ def lines(found: Sequence[Mapping[str, Row]]) -> list[Line]:
         return [f(rows) for rows in found]
 
     def gap(a: str, b: str, procedure: str) -> list[float]:
-        return over(lambda rows: above_identity(rows[a], procedure) - above_identity(rows[b], procedure))
+        return over(lambda rows: at_target(rows[a], procedure) - at_target(rows[b], procedure))
 
     made = []
     for name in ON_THE_CURVE:
@@ -191,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

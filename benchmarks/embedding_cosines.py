@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.mains import run_main
 from inferalign.core.seeds import derive
 from inferalign.core.types import Prompt, RoleUsage
 from inferalign.engines.base import Row
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,7 +20,6 @@ Last stdout line: one JSON object.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -33,6 +32,7 @@ from scipy.optimize import brentq
 
 from benchmarks.gain_plan import KL, PROCEDURES, Plan, read_plan
 from benchmarks.gain_runs import draw_base, make_point, point_folder
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import finish
 from inferalign.cli.tables import show
 from inferalign.core.types import Prompt
@@ -231,4 +231,4 @@ def together(rows: Sequence[Answered]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

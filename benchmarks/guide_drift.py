@@ -21,6 +21,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import (
     PAIR,
     Job,
@@ -157,4 +158,4 @@ def panel(title: str, line: list[Strength]) -> Panel:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

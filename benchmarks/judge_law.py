@@ -27,6 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import (
     PAIR,
     Job,
@@ -191,4 +192,4 @@ def percent(estimate: Estimate) -> Estimate:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -28,6 +28,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmarks import speed_model
+from benchmarks.mains import run_main
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.local import LocalEngine
 from inferalign.procedures.base import Sampling
@@ -221,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

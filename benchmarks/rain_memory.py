@@ -35,6 +35,7 @@ import torch
 from scipy import stats
 
 from benchmarks import speed_model
+from benchmarks.mains import run_main
 from benchmarks.rain_speed import ROOM, Noting
 from inferalign.engines.local import LocalEngine
 from inferalign.engines.table import ModelOptions, load
@@ -189,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

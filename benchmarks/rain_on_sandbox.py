@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.mains import run_main
 from inferalign import api
 from inferalign.core.stats import Estimate, paired_proportions
 from inferalign.core.types import Prompt, Result
@@ -246,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

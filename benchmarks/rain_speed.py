@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks import naive_rain, speed_model
+from benchmarks.mains import run_main
 from inferalign.core.types import Prompt, RoleUsage, StopReason, TokenIds
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Sampling
@@ -318,4 +318,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

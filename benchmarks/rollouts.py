@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
+from benchmarks.mains import run_main
 from benchmarks.speed_model import PROMPT_TOKENS, build_model, words
 from inferalign.core.seeds import derive
 from inferalign.core.types import RoleUsage, TokenIds
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

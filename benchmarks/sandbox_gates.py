@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import inferalign
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import auc, cell
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import Completion, Result, RoleUsage, Score, StopReason
@@ -235,4 +236,4 @@ def _number(estimate: dict[str, float | None], scale: int, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

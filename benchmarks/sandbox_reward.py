@@ -28,6 +28,7 @@ from rich.table import Table
 from scipy.stats import kendalltau, spearmanr
 
 import inferalign
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import cell, finish
 from inferalign.core.stats import Estimate, clustered_proportion, mean_interval, proportion
 from inferalign.core.types import Result, RoleUsage, Score
@@ -185,4 +186,4 @@ def show(name: str, found: dict[str, Facts]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

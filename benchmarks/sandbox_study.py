@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import (
     PAIR,
     Job,
@@ -208,4 +209,4 @@ def show(kind: str, told: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from scipy.integrate import cumulative_trapezoid
 from scipy.optimize import brentq
 from scipy.stats import percentileofscore
 
+from benchmarks.mains import run_main
 from inferalign.cli import theory_docs
 from inferalign.theory.calibration import mid_rank
 from inferalign.theory.optimal import solve
@@ -150,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

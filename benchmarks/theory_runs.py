@@ -56,7 +56,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 SHORT = ("identity", "exp:10", "optimal")
 """What `run_short` trains."""
-ON_THE_CURVE = (*SHORT, *(f"{name}, KL 1" for name in SHORT))
+ON_THE_CURVE = (*SHORT, "exp:-10", "optimal, worst-of-4", *(f"{name}, KL 1" for name in SHORT))
 """Recipes whose end is held against the prediction."""
 
 

@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.mains import run_main
 from inferalign.core.types import Prompt, TokenIds
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Parts, Sampling
@@ -118,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
