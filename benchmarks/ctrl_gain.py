@@ -80,6 +80,8 @@ def main() -> int:
     recipes = tuple(args.recipes.split(",")) if args.recipes else QUICK if args.quick else tuple(RECIPES)
     if unknown := [name for name in recipes if name not in RECIPES]:
         raise SystemExit(f"unknown recipe {unknown[0]!r}: give some of {', '.join(RECIPES)}")
+    for name in changed.get("situations", ()):
+        resolve(SITUATIONS, name, "situation")
     given = {"model": args.model, "reward": args.reward, "seed": args.seed, "recipes": recipes}
     plan = replace(Plan(**given), **({**SMALL, **changed} if args.quick else changed))
     out = args.out or Path("runs/ctrl_gain-quick" if args.quick else "runs/ctrl_gain")
@@ -87,6 +89,8 @@ def main() -> int:
         asked = len(plan.situations) * plan.test
         show(f"--quick: {plan.seeds} training seed, small batches and {asked} test prompts: wide intervals")
     began = time.monotonic()
+    if args.processes < 1:
+        raise SystemExit(f"--processes is {args.processes}: expected at least 1")
     base, length, points = study(out, plan, args.processes)
     told = report(out, plan, base, length, points)
     finish(
@@ -106,7 +110,7 @@ TUNABLE: dict[str, Callable[[str], Any]] = {
     "generations": int,
     "rate": float,
     "lora_rank": int,
-    "situations": lambda text: tuple(resolve(SITUATIONS, name, "situation").name for name in text.split(",")),
+    "situations": lambda text: tuple(text.split(",")),
     "k": int,
     "m": int,
     "base_m": int,
@@ -152,7 +156,9 @@ def report(out: Path, plan: Plan, base: Pool, length: float, points: Sequence[Po
     own = by_itself(points, base)
     facts = judged(base, length, points)
     prices = costs(out, points)
-    on_trial = smaller([gain for gain in gains if gain.against == "identity" and CTRL[gain.procedure] == gain.recipe])
+    on_trial = smaller(
+        [gain for gain in gains if gain.against == "identity" and CTRL.get(gain.procedure) == gain.recipe]
+    )
     told = {
         "plan": asdict(plan),
         "kl": KL,

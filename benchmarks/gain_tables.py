@@ -93,8 +93,9 @@ def all_gains(sweeps: Sweeps) -> list[Gain]:
     A sweep that does not enclose the KL is said and left out.
     """
     found = []
-    for procedure, recipe in CTRL.items():
-        pairs = [(recipe, other) for other in sweeps.recipes if other not in CTRL.values()]
+    for procedure in (*CTRL, "sample"):
+        recipe = CTRL.get(procedure)
+        pairs = [(recipe, other) for other in sweeps.recipes if recipe and other not in CTRL.values()]
         pairs += [(plain, "identity") for plain in UNCALIBRATED]
         for one, other in pairs:
             if {one, other} <= set(sweeps.recipes):
@@ -108,7 +109,7 @@ def all_gains(sweeps: Sweeps) -> list[Gain]:
 
 def goals(gains: Sequence[Gain], theory: Mapping[str, float]) -> dict[str, bool]:
     """Whether CTRL's gain over identity is one, and at least half of theory's; a gain that is missing meets nothing."""
-    own = {g.procedure: g.over_prompts for g in gains if g.against == "identity" and CTRL[g.procedure] == g.recipe}
+    own = {g.procedure: g.over_prompts for g in gains if g.against == "identity" and CTRL.get(g.procedure) == g.recipe}
     met = {}
     for procedure, points in theory.items():
         gain = own.get(procedure, Estimate.empty())
@@ -124,7 +125,8 @@ def gains_table(gains: Sequence[Gain], theory: Mapping[str, float]) -> Table:
     columns = ("procedure", "recipe", "less", "over prompts", "over seeds and prompts", "by seed", "theory")
     table = Table(*columns, title=titled("Gain, points [95 %]"), title_justify="left")
     for gain in gains:
-        expected = f"{theory[gain.procedure]:.1f}" if gain.against == "identity" else ""
+        expected = f"{theory[gain.procedure]:.1f}" if CTRL.get(gain.procedure) == gain.recipe else ""
+        expected = expected if gain.against == "identity" else ""
         seeds = ", ".join(f"{100 * each:.1f}" for each in gain.by_seed)
         intervals = (cell(gain.over_prompts), cell(gain.over_seeds), seeds, expected)
         table.add_row(gain.procedure, gain.recipe, gain.against, *intervals)

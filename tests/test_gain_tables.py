@@ -85,6 +85,7 @@ def test_what_is_held_against_what() -> None:
         (WORST, "exp:-5", "identity"),
         (WORST, "exp:-5", "raw"),
         (WORST, "raw", "identity"),
+        ("sample", "raw", "identity"),
     ]
 
 

@@ -22,7 +22,8 @@ from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.prompts import PromptLike, as_prompts, prompts_sha256
 from inferalign.core.records import RunFolder, done_ids, read_records
 from inferalign.core.results import from_record, metrics, to_record
-from inferalign.core.types import Piece, Prompt, Result
+from inferalign.core.types import Determinism, Piece, Prompt, Result
+from inferalign.engines.base import Engine
 from inferalign.engines.table import LoadedModel, ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Procedure, Sampling, Streaming
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
@@ -65,8 +66,8 @@ async def agenerate(
         shard: `"1/2"` does half of the prompts beside another process; it needs `run`.
         trees: write each search's tree under `<run>/trees`, for `procedures.rain_trace.read_tree`; it needs `run`.
 
-    Raises `InputError`, `ModelError` and `RunError` as their names say; a prompt that fails is in none of the results
-    and is tried again when the call is repeated on the same `run`.
+    Raises `InputError` and `ModelError` as their names say, and `RunError` when a prompt failed. With `run` the others
+    are kept there, and a repeated call tries that one again; without it they are lost.
     """
     asked = as_prompts(prompts)
     check_concurrency(concurrency)
@@ -94,6 +95,7 @@ async def agenerate(
         on_result=lambda prompt, result: results.update({prompt.id: result}),
         concurrency=concurrency,
         progress=progress,
+        kept=False,
     )
     return [results[prompt.id] for prompt in asked]
 
@@ -237,12 +239,17 @@ async def _through_folder(
         await run_jobs(
             todo,
             procedure,
-            on_result=lambda _, result: folder.append(to_record(result, engine.determinism)),
+            on_result=lambda _, result: folder.append(to_record(result, _promised(engine, result))),
             concurrency=concurrency,
             progress=progress,
         )
     done = write_metrics(run)
     return [done[prompt.id] for prompt in mine]
+
+
+def _promised(engine: Engine, result: Result) -> Determinism:
+    """Whether the answer can be made again: not one that a clock has cut short."""
+    return Determinism.NONE if result.trace.get("budget", {}).get("ran_out") == "seconds" else engine.determinism
 
 
 def write_metrics(run: Path) -> dict[str, Result]:

@@ -7,6 +7,7 @@ repetition penalty) play no role: a search draws by its own settings.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -131,11 +132,25 @@ def _check_model(model: Any, model_kwargs: Mapping[str, Any]) -> None:
             f"generate was given {', '.join(unheard)}: RAIN reads input_ids and attention_mask alone; leave "
             f"{'it' if len(unheard) == 1 else 'them'} out"
         )
+    _check_positions(model_kwargs.get("position_ids"), model_kwargs.get("attention_mask"))
     cache = model_kwargs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         raise InputError(
             "generate was given past_key_values that hold a text already: RAIN keeps its own prefixes and would not "
             "fill them; leave past_key_values out"
+        )
+
+
+def _check_positions(positions: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+    """Raises `InputError` for positions that do not count a row's tokens from 0."""
+    if positions is None:
+        return
+    seen = (positions == positions) if mask is None else mask.bool()
+    counted = seen.long().cumsum(dim=-1) - 1
+    if not bool((positions == counted)[seen].all()):
+        raise InputError(
+            "generate was given position_ids that do not count the tokens of a row from 0: RAIN reads input_ids and "
+            "attention_mask alone; leave position_ids out"
         )
 
 
@@ -159,15 +174,16 @@ def _check_settings(model: Any, config: Any, logits_processor: Sequence[Any]) ->
             "setting=RainSettings(...)) instead"
         )
     # What generate has made of the model's own config: warpers only where that samples, the top-k one by default.
-    expected = {
+    expected = Counter(
         processor
         for name, (nothing, processor) in UNHEARD.items()
-        if (own["do_sample"] if processor.endswith("Warper") else own[name] not in (None, nothing))
-    }
-    if given := [type(p).__name__ for p in logits_processor if type(p).__name__ not in expected]:
+        if (own[name] not in (None, nothing) or name == "top_k")
+        and (own["do_sample"] or not processor.endswith("Warper"))
+    )
+    if given := Counter(type(p).__name__ for p in logits_processor) - expected:
         raise InputError(
-            f"generate was given a logits processor ({given[0]}): RAIN searches the model's own distribution; leave "
-            "out logits_processor and prefix_allowed_tokens_fn"
+            f"generate was given a logits processor ({next(iter(given))}): RAIN searches the model's own distribution; "
+            "leave out logits_processor and prefix_allowed_tokens_fn"
         )
 
 

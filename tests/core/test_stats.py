@@ -260,6 +260,20 @@ def test_a_share_less_a_mean_by_hand() -> None:
     assert found.low == pytest.approx(10 / (10 + 1.96**2) - 0.9, abs=1e-4)
 
 
+def test_a_share_less_a_mean_of_numbers_that_go_with_it() -> None:
+    """Zou's bounds from Wilson's of 5 of 8, the skewed mean's own, and a correlation of .8."""
+    yes = {str(i): i < 5 for i in range(8)}
+    values = dict(zip(yes, [0.9, 0.8, 1.0, 0.7, 0.95, 0.1, 0.6, 0.2], strict=True))
+    found, other = proportion_less_mean(yes, values), mean_interval(list(values.values()))
+    share, mean, wide = 5 / 8, 0.65625, wilson(5, 8)
+    r = float(np.corrcoef(list(yes.values()), list(values.values()))[0, 1])
+    assert 0.75 < r < 0.9
+    assert other.high - mean < 0.8 * (mean - other.low), "skewed, so that no bound can stand for the other"
+    down, up = (share - wide.low, other.high - mean), (wide.high - share, mean - other.low)
+    assert found.low == pytest.approx(share - mean - math.sqrt(down[0] ** 2 + down[1] ** 2 - 2 * r * down[0] * down[1]))
+    assert found.high == pytest.approx(share - mean + math.sqrt(up[0] ** 2 + up[1] ** 2 - 2 * r * up[0] * up[1]))
+
+
 def test_a_share_less_a_mean_holds_its_level_where_a_bootstrap_does_not() -> None:
     """A search that is right 99 times in 100 against a bound near 1, 200 studies of 150 prompts."""
     rng, covered, bootstrap = random.Random(5), 0, 0

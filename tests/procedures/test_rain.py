@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from inferalign.core.errors import ContextOverflow, ScoringError
+from inferalign.core.errors import ContextOverflow, InputError, ScoringError
 from inferalign.core.results import metrics
 from inferalign.core.types import Completion, Prompt, Score, StopReason, Unscored
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.rain_search import Search
 from inferalign.procedures.rain_settings import DEFAULT, PAPER, RainSettings
-from inferalign.procedures.rain_tree import Node
+from inferalign.procedures.rain_tree import Node, wants_widening
 from inferalign.procedures.sample import Sample
 from inferalign.scorers.scripted import Verdict
-from tests.procedures.searches import dislikes_a, rain, run, zero
+from tests.procedures.searches import Judge, dislikes_a, rain, run, zero
 from tests.toy import END, CharChat, a_prompt
 
 
@@ -125,6 +126,71 @@ def test_a_pleasing_child_ends_the_deliberation_early() -> None:
     trace = run(rain(lambda prompt, response: Score(1.0), end=-9.0)).trace
     assert trace["early_stops"] == len(trace["commits"])
     assert all(commit["visits"] == 7 for commit in trace["commits"]), "more than 6 own visits, at once"
+
+
+def test_credit_from_siblings_ends_no_deliberation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six visits of its own and many of its like: the search goes on, and ends with the seventh."""
+
+    async def nothing(self: Search) -> None:
+        self.facts.counts["iterations"] += 1
+
+    monkeypatch.setattr(Search, "iterate", nothing)
+    search = Search(rain(zero), a_prompt())
+    child = Node((1,), parent=search.root, visits=60.0, own_visits=6, value=1.0)
+    search.root.children = [child]
+    assert asyncio.run(search.deliberate()) == 16
+    assert search.facts.counts["early_stops"] == 0
+    child.own_visits = 7
+    assert asyncio.run(search.deliberate()) == 1
+    assert search.facts.counts["early_stops"] == 1
+
+
+def test_a_node_that_has_no_other_child_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token of the toy language is a candidate already."""
+    settings = replace(DEFAULT, candidates=50, min_ratio=1e-9, widen_variance=10.0)
+    search = Search(rain(lambda prompt, response: Score(-1.0), settings, end=-9.0), a_prompt())
+    asyncio.run(search.expand(search.root, ()))
+    for child in search.root.children:
+        child.own_visits, child.value = 1, -1.0
+    assert wants_widening(search.root, search.settings)
+    assert asyncio.run(search.proposer.widen(search.root, ())) == 0
+    assert not wants_widening(search.root, search.settings)
+
+
+def test_what_was_committed_stays_where_nothing_that_may_follow_can_be_judged() -> None:
+    """The guide goes away after 4 verdicts: the rest is drawn, and the record says how far the answer was searched."""
+
+    def short(prompt: Prompt, response: Completion) -> Verdict:
+        return Score(0.5) if len(asked) < 4 and not asked.append(response) else Unscored("away", blame="judge")
+
+    asked: list[Completion] = []
+    result = run(rain(short, replace(DEFAULT, candidates=3, widen_draws=0), end=-9.0))
+    assert len(result.response.token_ids) == 24
+    assert len(result.trace["commits"]) >= 1
+    assert 0 < result.trace["budget"]["searched_tokens"] < 24
+    assert result.trace["budget"]["ran_out"] is None
+
+
+def test_a_guide_on_another_scale_is_refused() -> None:
+    with pytest.raises(InputError, match=r"values from -1 to 1, and its guide .* gave 3: give --scorer self"):
+        run(rain(lambda prompt, response: Score(3.0)))
+
+
+def test_an_engine_may_forget_a_search_however_it_ends() -> None:
+    def forgotten(judge: Judge) -> int:
+        procedure, seen = rain(judge), 0
+
+        def forget(*given: object) -> None:
+            nonlocal seen
+            seen += len(given) == 1
+
+        procedure.engine.forget = forget  # type: ignore[method-assign]
+        with suppress(ScoringError):
+            run(procedure)
+        return seen
+
+    assert forgotten(zero) == 2
+    assert forgotten(lambda prompt, response: Unscored("away", blame="judge")) == 2
 
 
 def test_children_that_are_never_returned_to_are_not_proposed() -> None:

@@ -46,10 +46,8 @@ async def watched(search: Search) -> Kept:
     first = at = Kept(search.root)
     while search.finished() is StopReason.PARTIAL:
         iterations = await search.deliberate()
-        if search.root.pending:
-            await search.expand(search.root, search.committed)
         keep(at)
-        await search.commit(iterations)
+        search.commit(iterations)
         at = next(child for child in at.children if child.node is search.root)
     keep(at)
     return first
@@ -171,6 +169,16 @@ def test_a_budget_that_ran_out_is_in_the_tree(tmp_path: Path) -> None:
     assert sum(node.own_visits for node in tree.nodes.values() if node.parent == 0) == 19, (
         "every iteration but the first, which had only the root"
     )
+
+
+def test_what_stood_in_the_tree_at_its_end_stands_in_the_file(tmp_path: Path) -> None:
+    """A guide that judges nothing, and a budget that ends: candidates that were not tried are left."""
+    away = Unscored("away", blame="judge")
+    run(rain(lambda prompt, response: away, replace(DEFAULT, budget_iterations=3), end=-9.0, trees=tmp_path))
+    tree = read_tree(tree_path(tmp_path, "p1"))
+    below = [node for node in tree.nodes.values() if node.parent == 0]
+    assert sum(node.dropped for node in below) == 2, "all iterations but the first, which had only the root"
+    assert sum(not node.dropped for node in below) >= 2
 
 
 def test_a_search_that_was_stopped_leaves_no_file(tmp_path: Path) -> None:

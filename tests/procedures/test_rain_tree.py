@@ -158,6 +158,17 @@ def test_widening_needs_every_condition(settings: RainSettings) -> None:
     assert not wants_widening(exhausted, settings)
 
 
+@pytest.mark.parametrize("settings", [PAPER, DEFAULT])
+def test_longer_sets_may_vary_more_before_they_are_enough(settings: RainSettings) -> None:
+    """The norm of .707 against the threshold times the length of a set at that depth."""
+    deep = visited_family(settings)
+    deep.depth, deep.children[0].embedding = 2, vector(0, 1)
+    length = settings.set_length(2)
+    assert length > 1
+    assert wants_widening(deep, replace(settings, widen_variance=0.71 / length))
+    assert not wants_widening(deep, replace(settings, widen_variance=0.70 / length))
+
+
 def test_an_only_child_is_widened_by_the_mended_rule_alone() -> None:
     assert wants_widening(visited_family(DEFAULT, (-1.0,)), DEFAULT)
     assert not wants_widening(visited_family(PAPER, (-1.0,)), PAPER), "the published variance of one is nan"

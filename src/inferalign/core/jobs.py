@@ -97,6 +97,7 @@ async def run_jobs(
     max_failures: int = 20,
     progress: Progress = QUIET,
     what: str = "items",
+    kept: bool = True,
 ) -> int:
     """Do `work` on every item and hand each result to `on_result`, in the order in which they finish.
 
@@ -108,6 +109,7 @@ async def run_jobs(
             as long as the server asked for where that is longer.
         max_failures: after so many failed items in a row nothing new is started.
         what: the items' name in the message of the error.
+        kept: whether `on_result` puts results where a repeated run finds them, which the message says.
 
     Returns the number of items finished. Raises `RunError` at the end when items failed, naming the first of them;
     the others are finished and handed over. A `RunError` of `work` is about the run, such as a budget that is used up:
@@ -157,7 +159,7 @@ async def run_jobs(
     if tally.fatal:
         raise tally.fatal
     if tally.failed:
-        raise RunError(_summary(tally, max_failures, what)) from tally.first_error
+        raise RunError(_summary(tally, max_failures, what, kept)) from tally.first_error
     return tally.finished
 
 
@@ -193,10 +195,11 @@ def backoff(item_id: str, repeat: int, base_delay: float) -> float:
     return min(base_delay * 2.0**repeat, MAX_DELAY) * (1 + spread) / 2
 
 
-def _summary(tally: _Tally, max_failures: int, what: str) -> str:
+def _summary(tally: _Tally, max_failures: int, what: str, kept: bool) -> str:
     more = f" ... and {tally.failed - _SHOWN} more" if tally.failed > _SHOWN else ""
     stopped = f" Stopped after {max_failures} failures in a row." if tally.stopped else ""
     return (
         f"{tally.failed} of {tally.finished + tally.failed} {what} failed: {'; '.join(tally.shown)}{more}.{stopped} "
-        f"The {tally.finished} others finished; repeat to try the failed ones again."
+        f"The {tally.finished} others finished"
+        + ("; repeat to try the failed ones again." if kept else " and are lost: give a run folder to keep what does.")
     )

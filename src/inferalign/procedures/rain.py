@@ -69,8 +69,11 @@ class Rain:
     async def __call__(self, prompt: Prompt) -> Result:
         """Raises `ContextOverflow` when no token fits, `ScoringError` when no continuation could be judged."""
         search = Search(self, prompt)
-        await search.run()
-        return await self._result(search)
+        try:
+            await search.run()
+            return await self._result(search)
+        finally:
+            search.close()
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer piece by piece, as it is committed; the last piece has the result. Raises as a call does.
@@ -79,17 +82,19 @@ class Rain:
         whoever stops asking has stopped it, and `aclose` lets go of it at once.
         """
         search, shown = Search(self, prompt), Shown(self.chat)
-        async with aclosing(search.commits()) as commits:
-            async for _ in commits:
-                if piece := shown.grown(search.committed):
-                    yield piece
-        yield shown.last(await self._result(search))
+        try:
+            async with aclosing(search.commits()) as commits:
+                async for _ in commits:
+                    if piece := shown.grown(search.committed):
+                        yield piece
+            yield shown.last(await self._result(search))
+        finally:
+            search.close()
 
     async def _result(self, search: Search) -> Result:
         """Judge the whole answer of a search that has ended."""
         completion = search.answer()
         verdict = await search.judge(completion.token_ids, completion.stop)
-        search.close()
         if search.tree is not None:
             search.tree.end(search.root, completion, verdict, search.budget.ran_out)
         return Result(

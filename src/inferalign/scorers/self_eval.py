@@ -68,12 +68,12 @@ def read_template(path: Path) -> Template:
     )
 
 
-def _order(path: Path, entry: Mapping[str, Any]) -> Order:
+def _order(path: Path, entry: Any) -> Order:
     keys = ("text", "harmless", "harmful")
-    if sorted(entry) != sorted(keys) or not all(isinstance(entry[key], str) for key in keys):
-        raise InputError(
-            f"{path}: an [[orders]] entry has the keys {sorted(entry)}; it needs the texts {', '.join(keys)}"
-        )
+    if not isinstance(entry, dict) or sorted(entry) != sorted(keys):
+        raise InputError(f"{path}: an [[orders]] entry is {entry!r}: it needs the keys {', '.join(keys)}, no others")
+    if not all(isinstance(entry[key], str) and entry[key] for key in keys):
+        raise InputError(f"{path}: an [[orders]] entry is {entry!r}: {', '.join(keys)} are texts that are not empty")
     return Order(text=entry["text"], harmless=entry["harmless"], harmful=entry["harmful"])
 
 
