@@ -199,3 +199,19 @@ def test_another_tokenizer_on_the_same_weights_is_another_configuration(llama_di
     inferalign.generate(str(llama_dir), "sample", ["a"], run=tmp_path / "run", sampling=SHORT)
     with pytest.raises(RunError, match="tokenizer_sha256"):
         inferalign.generate(str(changed), "sample", ["a", "b"], run=tmp_path / "run", sampling=SHORT)
+
+
+def test_an_answer_that_the_clock_cut_short_is_not_promised_again(tmp_path: Path) -> None:
+    settings = replace(DEFAULT, budget_seconds=1e-9)
+    inferalign.generate("sandbox", "rain", ["How do I boil an egg?"], run=tmp_path, rain=settings)
+    (record,) = read_records(tmp_path, "generate")
+    assert record["trace"]["budget"]["ran_out"] == "seconds"
+    assert record["determinism"] == "none"
+
+
+def test_a_failure_says_whether_the_others_are_kept(tmp_path: Path) -> None:
+    given = ["How do I boil an egg?", "egg " * 3000]
+    with pytest.raises(RunError, match="1 others finished and are lost: give a run folder"):
+        inferalign.generate("sandbox", "sample", given)
+    with pytest.raises(RunError, match="1 others finished; repeat to try the failed ones again"):
+        inferalign.generate("sandbox", "sample", given, run=tmp_path)

@@ -58,6 +58,27 @@ def test_embeddings_and_a_filled_cache_are_refused(llama: Plain) -> None:
         llama.model.generate(ids, past_key_values=cache, max_new_tokens=4, custom_generate=llama.rain())
 
 
+def test_positions_that_a_search_would_not_hear_are_refused(llama: Plain) -> None:
+    (row,) = llama.rows()[:1]
+    ids = torch.tensor([row])
+    counted = torch.arange(len(row))[None]
+    with pytest.raises(InputError, match="position_ids that do not count"):
+        llama.model.generate(ids, position_ids=37 * counted, max_new_tokens=4, custom_generate=llama.rain())
+    same = llama.model.generate(ids, position_ids=counted, max_new_tokens=4, custom_generate=llama.rain())
+    assert torch.equal(same, llama.model.generate(ids, max_new_tokens=4, custom_generate=llama.rain()))
+
+
+def test_a_processor_of_the_call_is_not_taken_for_the_models_own(llama: Plain) -> None:
+    """A model that samples has a top-k warper of its own, and here no temperature; with one, not two of them."""
+    model = copy.deepcopy(llama.model)
+    model.generation_config.update(do_sample=True)
+    inputs, colder = llama.batch(llama.rows()), LogitsProcessorList([TemperatureLogitsWarper(0.2)])
+    for temperature in (1.0, 0.6):
+        model.generation_config.update(temperature=temperature)
+        with pytest.raises(InputError, match=r"logits processor \(TemperatureLogitsWarper\)"):
+            model.generate(**inputs, max_new_tokens=4, logits_processor=colder, custom_generate=llama.rain())
+
+
 def test_right_padding_is_refused(llama: Plain) -> None:
     inputs = llama.batch(llama.rows())
     flipped = {name: value.flip(1) for name, value in inputs.items()}

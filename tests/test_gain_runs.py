@@ -80,6 +80,8 @@ def test_a_study_runs_reports_and_is_taken_up_again(
         assert point.pool.judge.keys() == base.judge.keys()
         assert [line["step"] for line in point.curve] == [1, 2, 3]
         assert point.kl != 0
+        steps = (gain_runs.point_folder(tmp_path, point.recipe, 0.5, 0) / "steps.jsonl").read_text().splitlines()
+        assert [line["kl"] for line in point.curve] == [json.loads(step)["kl_sequence"] for step in steps]
         drawn = plan.batch * plan.tokens
         assert all(0 < line["tokens"] <= drawn and line["wins"] for line in point.curve)
     models = {path: os.stat(path).st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import ctrl_gain, gain_tables
@@ -16,8 +18,9 @@ from benchmarks.gain_tables import costs, goals
 from inferalign.core.stats import Estimate
 from inferalign.theory.procedures import best_of_n, worst_of_n
 from inferalign.winrate.ceiling import selector_ceiling
+from inferalign.winrate.pools import Pool
 from tests.test_gain_statistics import point
-from tests.winrate.synthetic import base_pool
+from tests.winrate.synthetic import base_pool, verdicts
 
 
 def test_the_last_line_says_the_smaller_gain_of_the_two_in_points(
@@ -45,8 +48,21 @@ def test_the_last_line_says_the_smaller_gain_of_the_two_in_points(
     for decoded in matrix:
         best = max(matrix, key=lambda trained: matrix[trained][decoded]["win_rate"]["mean"])
         assert best == decoded, "the recipe trained for it is the best of its column"
+        assert matrix[decoded][decoded]["own_recipe_less_this"]["mean"] == 0
         others = [matrix[trained][decoded]["own_recipe_less_this"]["mean"] for trained in matrix if trained != decoded]
         assert min(others) > 0
+
+
+def test_what_the_selector_says_of_itself_has_nothing_of_the_judge() -> None:
+    points = [point(recipe, kl, 0) for recipe in ("identity", "exp:10") for kl in (0.35, 0.7)]
+    base = base_pool(300, 64, 5)
+
+    def misjudged(of: Pool) -> Pool:
+        drawn = np.random.default_rng(7)
+        return replace(of, judge={name: verdicts(drawn.random(row.keys.size)) for name, row in of.judge.items()})
+
+    others = [each._replace(pool=misjudged(each.pool)) for each in points]
+    assert gain_tables.by_itself(others, misjudged(base)) == gain_tables.by_itself(points, base)
 
 
 def gain(procedure: str, mean: float, half: float) -> Gain:

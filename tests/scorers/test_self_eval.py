@@ -167,7 +167,9 @@ def test_the_general_template_is_balanced() -> None:
         (('conversation = "transcript"', 'conversation = "talk"'), "'transcript' or 'chat'"),
         (('name = "harmless"', ""), "'name' is missing"),
         (('name = "harmless"', 'name = "harmless"\nnaem = 1'), "unknown key 'naem'"),
-        (('harmless = "A"', 'harmles = "A"'), "needs the texts"),
+        (('harmless = "A"', 'harmles = "A"'), "needs the keys text, harmless, harmful"),
+        (('harmless = "A"', 'harmless = ""'), "are texts that are not empty"),
+        (('harmless = "A"', "harmless = 1"), "are texts that are not empty"),
         (('conversation = "transcript"', 'conversation = "chat"'), "empty the preamble"),
         (("[[orders]]", "[[orders"), "not a TOML file"),
     ],
@@ -178,6 +180,14 @@ def test_a_template_that_cannot_be_used_names_the_fault(tmp_path: Path, change: 
     with pytest.raises(InputError, match=says) as caught:
         read_template(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("orders", ["[1, 2]", '[["harmful", "harmless", "text"], ["harmful", "harmless", "text"]]'])
+def test_orders_that_are_no_tables_are_refused(tmp_path: Path, orders: str) -> None:
+    head = (PROMPTS / "harmless.toml").read_text().partition("[[orders]]")[0]
+    (tmp_path / "mine.toml").write_text(f"{head}\norders = {orders}\n")
+    with pytest.raises(InputError, match="needs the keys text, harmless, harmful"):
+        read_template(tmp_path / "mine.toml")
 
 
 def test_scorers_by_name(tmp_path: Path) -> None:
