@@ -102,7 +102,10 @@ def _matrix(rows: Sequence[Mapping[str, float]]) -> Floats:
 
 
 def crossed(table: Floats, level: float = 0.95) -> Estimate:
-    """The mean of a table [seeds, prompts] where both were drawn; no interval for one seed or one prompt."""
+    """The mean of a table [seeds, prompts] where both were drawn; no interval for one seed or one prompt.
+
+    Satterthwaite's degrees of freedom; with three seeds whose spread outweighs the prompts' it covers 92 to 93 %.
+    """
     seeds, prompts = table.shape
     mean = float(table.mean())
     if min(seeds, prompts) < 2:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from benchmarks import ctrl_corrupted
 from benchmarks.corrupted_pairs import (
     PHRASE,
     Neutral,
@@ -29,6 +31,7 @@ from benchmarks.corrupted_stages import Plan
 from benchmarks.corrupted_statistics import Seen, at_common_kl, compared, on_anchors, seen_of, tilted
 from benchmarks.ctrl_corrupted import premium
 from inferalign.core.errors import InputError
+from inferalign.core.files import read_json
 from inferalign.core.types import (
     Candidate,
     Completion,
@@ -43,12 +46,15 @@ from inferalign.core.types import (
     Usage,
 )
 from inferalign.ctrl.reward import HeldAnchors
+from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.scored import Scored
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.pairs import Pair
+from inferalign.sandbox.reward import held_out, pair_accuracy
+from inferalign.sandbox.reward_fit import RewardSettings
 from inferalign.sandbox.situations import SITUATIONS
-from inferalign.winrate.pools import Pool
+from inferalign.winrate.pools import Pool, read_answers
 from inferalign.winrate.run import POOL
 from tests.studies import ASKED, job
 from tests.winrate.synthetic import verdicts
@@ -315,3 +321,47 @@ def test_the_raw_optimum_spends_its_kl_where_scores_vary() -> None:
     told = on_anchors({"raw": raw, "identity": calibrated})
     assert told["optimum"]["raw"]["phrase"]["mean"] == pytest.approx(1.0)
     assert told["raw_less"]["identity"]["phrase"]["mean"] == pytest.approx(0.0)
+
+
+@pytest.mark.slow
+def test_a_small_study_keeps_apart_what_must_be_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training from test prompts, the base model's draws from a policy's, labels from the judge's, pairs from pairs."""
+    measured: list[Pair] = []
+
+    def accuracy(some: Sequence[Pair], margins: Sequence[float]) -> Any:
+        measured.extend(some)
+        return pair_accuracy(some, margins)
+
+    monkeypatch.setattr(ctrl_corrupted, "pair_accuracy", accuracy)
+    plan = Plan(
+        shares=(0.25,),
+        recipes=("raw", "identity"),
+        pair_prompts=40,
+        epochs=1.0,
+        prompts=4,
+        anchors=8,
+        steps=2,
+        batch=16,
+        generations=8,
+        test_prompts=4,
+        draws=4,
+        tokens=24,
+    )
+    told = ctrl_corrupted.study(tmp_path, "sandbox", plan, 3)
+    (share,) = told["shares"]
+    assert list(share["trained"]) == ["raw", "identity"]
+    assert "25 % corrupted" in capsys.readouterr().out
+    assert measured
+    assert all(held_out(pair.prompt.id, RewardSettings().held_out) for pair in measured)
+    assert all("-train-" in pair.prompt.id for pair in measured)
+    trained_on = {each.prompt_id for each in read_rollouts(tmp_path / "rollouts")}
+    assert all("-train-" in name for name in trained_on)
+    folders = [tmp_path / "base", *(tmp_path / "share-25" / recipe / "test" for recipe in plan.recipes)]
+    for folder in folders:
+        assert all("-test-" in each.prompt.id for each in read_answers(folder / POOL))
+        assert len(list(folder.glob("scores-*neutral*"))) == 1, "the judge is blind to the phrase"
+    base, *policies = (read_json(folder / POOL / "config.json")["seed"] for folder in folders)
+    assert base not in policies
+    assert len(set(policies)) == 1, "policies share their random numbers"
