@@ -154,9 +154,12 @@ def test_what_cannot_be_is_told_before_a_model_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_oracle_is_no_reward_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["oracle", "oracle-quality"])
+def test_the_oracle_is_no_reward_unless_asked_for(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
-    command = arguments(tmp_path / "no-model", prompts, tmp_path / "run", "oracle")
+    command = arguments(tmp_path / "no-model", prompts, tmp_path / "run", name)
     assert "the oracle knows the truth" in refused(command, capsys)
     assert "no model directory" in refused([*command, "--allow-oracle-guide"], capsys)
 

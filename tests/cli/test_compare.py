@@ -155,6 +155,7 @@ def test_names_of_policies(tmp_path: Path) -> None:
         (["--m", "3"], "--m 3 is too small a pool for N = 4: give --m 4"),
         (["--base-m", "7"], "give --base-m 8"),
         (["--selector", "oracle"], "--allow-oracle-guide"),
+        (["--selector", "oracle-quality", "--judge", "reward"], "--allow-oracle-guide"),
         (["--selector", "reward:x", "--judge", "reward:x"], "another --judge, or --allow-guide-as-judge"),
         (["--prompts", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["--selector", "rewrd"], "Did you mean 'reward'"),

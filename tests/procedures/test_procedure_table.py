@@ -11,6 +11,7 @@ from inferalign.procedures.base import Sampling
 from inferalign.procedures.rain import Rain
 from inferalign.procedures.rain_settings import DEFAULT, PAPER
 from inferalign.procedures.table import build, parse, rain_settings
+from inferalign.scorers.base import TRUTHS
 from inferalign.scorers.scripted import ScriptedScorer
 from inferalign.scorers.table import build_scorer
 from tests.toy import CharChat, PlainEngine, ngram_forward
@@ -70,9 +71,9 @@ def test_the_setting_decides_how_the_judge_is_read() -> None:
         assert rain.guide.describe()["form"] == form
 
 
-def test_the_oracle_guides_only_when_asked_for() -> None:
-    oracle = ScriptedScorer([])
-    oracle.name = "oracle"
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_oracle_guides_only_when_asked_for(name: str) -> None:
+    oracle = build_scorer(name, engine=ENGINE, chat=CHAT, sandbox=True)
     for text in ("best-of-n:4", "rain"):
         with pytest.raises(InputError, match="--allow-oracle-guide"):
             made(text, oracle)

@@ -37,8 +37,9 @@ class CompareOptions:
     """Decoding procedures, on both sides alike: `sample`, `best-of-n:N`, `worst-of-n:N`."""
     selector: str = "reward"
     """What the procedures choose by: `reward` (the sandbox's), `reward:DIR`, `self`, a template (FILE.toml)."""
-    judge: str = "oracle"
-    """What decides who wins: `oracle` (the sandbox's truth) or another scorer; not the selector."""
+    judge: str = "oracle-quality"
+    """What decides who wins, not the selector: `oracle-quality` (the sandbox's truth, graded), `oracle` (the main fault
+    alone, under which most answers tie) or another scorer."""
     m: int = 16
     """Answers a prompt and policy, one pool for every procedure: N of each can be up to it."""
     base_m: int = 64
@@ -105,6 +106,7 @@ def entry(text: str) -> Entry:
 
 def parse_procedures(options: CompareOptions) -> dict[str, OfN]:
     """The procedures by name. Raises `InputError` for what they, the pools' sizes or the scorers cannot be."""
+    from inferalign.scorers.base import TRUTHS
     from inferalign.theory.procedures import parse_selection
 
     found = [parse_selection(text.strip()) for text in options.procedures.split(",")]
@@ -113,7 +115,7 @@ def parse_procedures(options: CompareOptions) -> dict[str, OfN]:
         raise InputError(f"--m {options.m} is too small a pool for N = {largest}: give --m {max(largest, 2)} or more")
     if options.base_m < max(2 * largest, 4):
         raise InputError(f"--base-m {options.base_m} is too small: give --base-m {max(2 * largest, 4)} or more")
-    if options.selector == "oracle" and not options.allow_oracle_guide:
+    if options.selector in TRUTHS and not options.allow_oracle_guide:
         raise InputError(
             "the procedures would choose by the oracle, which knows the truth they are measured by: give --selector "
             "reward, or --allow-oracle-guide to measure the best any selector could do"

@@ -32,7 +32,7 @@ from inferalign.engines.chat import ChatFormat
 from inferalign.engines.table import ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.sample import draw
-from inferalign.scorers.base import Scorer
+from inferalign.scorers.base import TRUTHS, Scorer
 from inferalign.scorers.table import build_scorer
 
 
@@ -51,7 +51,7 @@ class Job:
     def __post_init__(self) -> None:
         """Raises `InputError` for what can be seen to be wrong before anything is loaded."""
         _check(self.k, self.sampling)
-        if self.scorer == "oracle" and not self.allow_oracle_guide:
+        if self.scorer in TRUTHS and not self.allow_oracle_guide:
             raise InputError(
                 "the oracle knows the truth that training is measured by, so that training on it measures nothing: "
                 "give --scorer reward, or --allow-oracle-guide for the best that any reward could do"

@@ -14,7 +14,7 @@ from inferalign.core.errors import InputError, UnknownName
 from inferalign.core.lookup import did_you_mean, load, resolve
 from inferalign.procedures.base import Parts, Procedure, Sampling
 from inferalign.procedures.rain_settings import SETTINGS, RainSettings
-from inferalign.scorers.base import Scorer
+from inferalign.scorers.base import TRUTHS, Scorer
 
 if TYPE_CHECKING:
     from inferalign.engines.base import Engine
@@ -108,7 +108,7 @@ def build(
     """
     name, argument = parse(text)
     kind = PROCEDURES[name]
-    if kind.guided and scorer is not None and scorer.name == "oracle" and not allow_oracle_guide:
+    if kind.guided and scorer is not None and scorer.name in TRUTHS and not allow_oracle_guide:
         raise InputError(
             f"{text} would be guided by the oracle, which knows the truth it is measured by: give --scorer self, or "
             "--allow-oracle-guide to measure the best any judge could do"

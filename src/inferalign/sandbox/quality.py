@@ -2,7 +2,7 @@
 
 Two answers without the main fault tie under the plain oracle, and a win rate between them says nothing; the quality
 tells them apart by their lesser faults, and within equal faults by what else they say. It is truth all the same: a
-judge, never a guide, so no command builds it from a name.
+judge, and no guide (`scorers.base.TRUTHS`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ from typing import Protocol, runtime_checkable
 
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, TokenIds, Unscored
 
+TRUTHS = ("oracle", "oracle-quality")
+"""Scorers that know the sandbox's truth: judges, and guides only where somebody asks for the best there could be."""
+
 
 class Scorer(Protocol):
     @property

@@ -6,7 +6,8 @@ self-shuffled      the negative control: verdicts whose sign hangs on the text a
 self-flipped:0.2   a judge weakened by coin flips: that share of the texts gets the wrong sign
 self:DIR           another model judges, with the tokenizer of the one that answers (self-agency:DIR, too)
 reward:DIR         a reward model (`reward`: the sandbox's own)
-oracle             the sandbox's truth
+oracle             the sandbox's truth: whether a reply has the main fault of its situation
+oracle-quality     ... and its grade, 0 to 11: replies without the main fault tie under the plain one
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ SCORERS: dict[str, Kind] = {
     "self-agency-flipped": Kind(maker=FLIPPED, question="agency", argument="share"),
     "reward": Kind(maker="inferalign.scorers.reward_model:load_beside", question=None, argument="reward"),
     "oracle": Kind(maker="inferalign.sandbox.oracle:OracleScorer", question=None),
+    "oracle-quality": Kind(maker="inferalign.sandbox.quality:QualityScorer", question=None),
 }
 SHIPPED_REWARD = "reward_model"
 """The folder of the sandbox's own reward model, beside its policy's."""
