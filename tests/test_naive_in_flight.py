@@ -114,7 +114,7 @@ async def follow(search: Search, reference: Reference) -> None:
         iterations = await search.deliberate()
         await grow(search, search.root, search.committed)
         assert_same_tree(search.root, root)
-        await search.commit(iterations)
+        search.commit(iterations)
         assert search.committed == committed
     assert search.finished() is not StopReason.PARTIAL
     assert_same_scores(search, reference.naive)

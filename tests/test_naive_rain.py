@@ -142,7 +142,7 @@ def compare(search: Search, naive: NaiveRain) -> None:
             naive.deliberate()
             await grow(search, search.root, search.committed)
             assert_same_tree(search.root, naive.root)
-            await search.commit(iterations)
+            search.commit(iterations)
             naive.commit()
             assert search.committed == naive.committed
         assert naive.finished()

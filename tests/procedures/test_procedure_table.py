@@ -71,6 +71,16 @@ def test_the_setting_decides_how_the_judge_is_read() -> None:
         assert rain.guide.describe()["form"] == form
 
 
+def test_a_reward_model_guides_no_search() -> None:
+    """Its values have no bounds; it chooses among whole answers."""
+    reward = ScriptedScorer([])
+    reward.name = "reward"
+    for text in ("rain", "rain:paper"):
+        with pytest.raises(InputError, match="values from -1 to 1, and a reward model's have no bounds"):
+            made(text, reward)
+    made("best-of-n:4", reward)
+
+
 @pytest.mark.parametrize("name", TRUTHS)
 def test_the_oracle_guides_only_when_asked_for(name: str) -> None:
     oracle = build_scorer(name, engine=ENGINE, chat=CHAT, sandbox=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from inferalign.core.errors import ContextOverflow, InputError, ScoringError
+from inferalign.core.errors import ContextOverflow, ScoringError
 from inferalign.core.results import metrics
 from inferalign.core.types import Completion, Prompt, Score, StopReason, Unscored
 from inferalign.procedures.base import Sampling
@@ -169,11 +169,6 @@ def test_what_was_committed_stays_where_nothing_that_may_follow_can_be_judged() 
     assert len(result.trace["commits"]) >= 1
     assert 0 < result.trace["budget"]["searched_tokens"] < 24
     assert result.trace["budget"]["ran_out"] is None
-
-
-def test_a_guide_on_another_scale_is_refused() -> None:
-    with pytest.raises(InputError, match=r"values from -1 to 1, and its guide .* gave 3: give --scorer self"):
-        run(rain(lambda prompt, response: Score(3.0)))
 
 
 def test_an_engine_may_forget_a_search_however_it_ends() -> None:

@@ -14,7 +14,7 @@ print(*sorted({"torch", "transformers", "scipy.stats", "pandas", "rich"} & sys.m
 
 
 def test_the_example_is_true() -> None:
-    assert doctest.testmod(inferalign.theory) == (0, 6)
+    assert doctest.testmod(inferalign.theory) == (0, 7)
 
 
 def test_nothing_heavy_is_loaded() -> None:

@@ -25,6 +25,9 @@ from inferalign.scorers.base import Scorer
 if TYPE_CHECKING:
     from inferalign.engines.chat import ChatFormat
 
+REWARD = "reward"
+"""The name of reward models as scorers."""
+
 
 class Rain:
     """The procedure `rain` (or `rain:paper`): `await rain(prompt)` gives one searched answer."""
@@ -114,6 +117,11 @@ def make(parts: Parts, setting: str) -> Rain:
     guide, sampling, settings = parts.scorer, parts.sampling, parts.rain or SETTINGS[setting]
     if guide is None:
         raise InputError(f"{parts.text} needs a guide to search by and got none: give --scorer self")
+    if guide.name == REWARD:
+        raise InputError(
+            f"{parts.text} searches by values from -1 to 1, and a reward model's have no bounds: give --scorer self or "
+            "a template, or choose among whole answers with --procedure best-of-n:16"
+        )
     if sampling.temperature != 1.0 or sampling.top_k is not None:
         raise InputError(
             f"{parts.text} draws its candidates by its own settings; it was given temperature {sampling.temperature} "

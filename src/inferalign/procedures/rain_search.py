@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from inferalign.core.errors import ContextOverflow, InputError, ScoringError
+from inferalign.core.errors import ContextOverflow, ScoringError
 from inferalign.core.seeds import derive, fingerprint
 from inferalign.core.types import Completion, Prompt, Score, StopReason, TokenIds, Unscored, Usage
 from inferalign.engines.base import Row
@@ -253,16 +253,7 @@ class Search:
             (self.verdicts[key],) = await self.guide.score(self.prompt, [completion], self.usage.evaluator)
             context = (self._judged_base, ids) if isinstance(self.guide, ContextScorer) else None
             self.budget.judged(self.usage.evaluator, before, context)
-            self._check_scale(self.verdicts[key])
         return self.verdicts[key]
-
-    def _check_scale(self, verdict: Score | Unscored) -> None:
-        """Raises `InputError` for a guide on another scale: the constants of the search are for values in [-1, 1]."""
-        if isinstance(verdict, Score) and not abs(verdict.value) <= 1 + 1e-6:
-            raise InputError(
-                f"RAIN searches by values from -1 to 1, and its guide {self.guide.name!r} gave {verdict.value:.3g}: "
-                "give --scorer self or a template, or choose among whole answers with --procedure best-of-n:16"
-            )
 
     async def _embeddings(self, leaf: Node, text: TokenIds) -> list[Any]:
         """One unit vector a node of the leaf's path: from its first token to the end of what is read."""
