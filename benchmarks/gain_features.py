@@ -9,6 +9,8 @@ clause it has, its phrases and words. They are least-squares fits, one a situati
 that it predicts. A reader's *tilt*, the base answers weighed by e^(prediction / beta), is a policy that has learnt what
 the reader knows and nothing else.
 
+0. what the exact optimum on the raw reward and on its ranks wins, over each training prompt's anchors, at the study's
+   KL: in every prompt, or in the mean at one beta, as a training has it
 1. for each reader: the share of the rank's variance that it explains, and the win rates of its tilt at the study's KL,
    selector and judge being one
 2. for each recipe, its trainings so far together: KL and win rate, the correlation of log pi/p with the rank over the
@@ -36,6 +38,7 @@ from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import finish
 from inferalign.cli.tables import show
 from inferalign.core.types import Prompt
+from inferalign.ctrl.anchors import AnchorSet
 from inferalign.sandbox.oracle import MAIN, grade
 from inferalign.theory.procedures import OfN
 from inferalign.winrate.estimators import contests
@@ -70,10 +73,32 @@ def main() -> int:
     answered = read(args.study / "base", base, base)
     if not answered:
         raise SystemExit("the oracle can read none of the base model's answers: give a study on the sandbox model")
+    anchors = AnchorSet.load(args.study / "anchors")
+    tilts = told_by_tilts([row.values[row.scored] for row in map(anchors.scores.row, range(len(anchors.prompt_ids)))])
     readers = told_by_readers(answered)
     policies = told_by_policies(args.study, plan, base, answered)
-    finish({"study": str(args.study), "kl": KL, "readers": readers, "policies": policies})
+    finish({"study": str(args.study), "kl": KL, "tilts": tilts, "readers": readers, "policies": policies})
     return 0
+
+
+def told_by_tilts(rows: Sequence[Floats]) -> list[dict[str, Any]]:
+    """Table 0, and its numbers. rows: the anchors' scores, prompt by prompt."""
+    table = Table(
+        "tilted by", "KL", "its sd over prompts", *PROCEDURES, title="The anchors, tilted exactly; win rate, %"
+    )
+    ranks = [np.unique(row, return_inverse=True)[1] / row.size for row in rows]
+    raw = {"raw": [tilt([row])[0] for row in rows], "raw, one beta": tilt(rows)}
+    told = []
+    for name, weighed in {**raw, "ranks": [tilt([row])[0] for row in ranks]}.items():
+        kls = [float((w * np.log(np.maximum(w * w.size, 1e-300))).sum()) for w in weighed]
+        wins = {
+            procedure: float(np.mean([selected(chosen, row, w) for row, w in zip(rows, weighed, strict=True)]))
+            for procedure, chosen in PROCEDURES.items()
+        }
+        told.append({"tilted_by": name, "kl": float(np.mean(kls)), "kl_sd": float(np.std(kls)), "wins": wins})
+        table.add_row(name, f"{np.mean(kls):.2f}", f"{np.std(kls):.2f}", *(f"{100 * win:.1f}" for win in wins.values()))
+    show(table)
+    return told
 
 
 def read(folder: Path, pool: Pool, base: Pool) -> list[Answered]:

@@ -11,8 +11,17 @@ import pytest
 from scipy.optimize import brentq
 
 from benchmarks import gain_features
-from benchmarks.gain_features import Answered, described, predicted, selected, tilt, together, told_by_readers
-from benchmarks.gain_plan import KL, PROCEDURES
+from benchmarks.gain_features import (
+    Answered,
+    described,
+    predicted,
+    selected,
+    tilt,
+    together,
+    told_by_readers,
+    told_by_tilts,
+)
+from benchmarks.gain_plan import BEST, KL, PROCEDURES
 from benchmarks.gain_plan import Plan as Study
 from benchmarks.gain_runs import study
 from inferalign.core.types import Message, Prompt
@@ -122,3 +131,17 @@ def test_a_study_without_a_readable_answer_says_so(
     monkeypatch.setattr("sys.argv", ["gain_features", "--study", str(tmp_path)])
     with pytest.raises(SystemExit, match="the oracle can read none of the base model's answers"):
         gain_features.main()
+
+
+def test_exact_tilts_of_anchors() -> None:
+    """Scores that are ranks give one answer in all ways; with other scales one beta spreads the KL, and wins less."""
+    level = [np.arange(400) / 400.0 for _ in range(4)]
+    raw, even, ranks = told_by_tilts(level)
+    assert raw["wins"] == pytest.approx(ranks["wins"])
+    assert even["wins"] == pytest.approx(ranks["wins"], abs=1e-6)
+    assert ranks["wins"][BEST] == pytest.approx(0.80, abs=0.005), "as theory has it for identity"
+    assert {round(each["kl"], 6) for each in (raw, even, ranks)} == {0.5}
+    raw, even, ranks = told_by_tilts([row * scale for row, scale in zip(level, (0.3, 1, 2, 4), strict=True)])
+    assert raw["wins"] == pytest.approx(ranks["wins"], abs=1e-6)
+    assert even["kl_sd"] > 0.3
+    assert even["wins"]["sample"] < raw["wins"]["sample"] - 0.03
