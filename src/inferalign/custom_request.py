@@ -145,7 +145,7 @@ def _check_positions(positions: torch.Tensor | None, mask: torch.Tensor | None) 
     """Raises `InputError` for positions that do not count a row's tokens from 0."""
     if positions is None:
         return
-    seen = (positions == positions) if mask is None else mask.bool()
+    seen = positions.new_ones(positions.shape).bool() if mask is None else mask.bool()
     counted = seen.long().cumsum(dim=-1) - 1
     if not bool((positions == counted)[seen].all()):
         raise InputError(
