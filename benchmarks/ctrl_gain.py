@@ -65,10 +65,11 @@ from inferalign.winrate.pools import Pool
 QUICK = ("identity", "exp:10", "exp:-5")
 SMALL: dict[str, Any] = {
     "seeds": 1,
-    "train": 10,
+    "train": 8,
+    "test": 20,
     "m": 8,
-    "base_m": 32,
-    "steps": 60,
+    "base_m": 24,
+    "steps": 50,
     "batch": 64,
 }
 """--quick: what differs from the plan's defaults."""
