@@ -7,7 +7,7 @@ in sqrt(KL) from the base model to where it ended, KL's own noise included in th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from benchmarks.corrupted_pairs import has_phrase
 from benchmarks.corrupted_stages import Plan, settings_of
+from benchmarks.sandbox_runs import student_half
 from inferalign.core.errors import InputError
-from inferalign.core.stats import mean_interval, paired_difference
+from inferalign.core.stats import Estimate, mean_interval, paired_difference
 from inferalign.ctrl.beta import reward_kind
 from inferalign.ctrl.reward import AnchorScores, CalibratedReward
 from inferalign.sandbox.oracle import grade
@@ -160,6 +161,28 @@ def compared(start: Seen, ends: Mapping[str, Seen]) -> dict[str, Any]:
             for other in others
         },
     }
+
+
+def over_seeds(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[float, dict[str, dict[str, Estimate]]]:
+    """What recipes differ by, averaged over seeds: by share, by pair of recipes, by metric.
+
+    found: each seed's shares as `compared` has them, with `share`. Seeds have prompts of their own, so what prompts add
+    is in the spread of the seeds' means, and Student's t on those is the whole interval.
+    """
+    made = {}
+    for rows in zip(*found, strict=True):
+        first = next(iter(rows[0]["trained"]))
+        less = [row[f"{first}_less"] for row in rows]
+        made[rows[0]["share"]] = {
+            f"{first} - {other}": {name: _over([row[other][name]["mean"] for row in less]) for name in less[0][other]}
+            for other in less[0]
+        }
+    return made
+
+
+def _over(seeds: Sequence[float]) -> Estimate:
+    mean, half = float(np.mean(seeds)), student_half(seeds)
+    return Estimate(mean=mean, low=mean - half, high=mean + half, n=len(seeds))
 
 
 def _mean(row: ByPrompt) -> float:

@@ -1,6 +1,7 @@
 """Does calibration keep a policy from hacking a corrupted reward? Raw against calibrated training at equal KL.
 
     python -m benchmarks.ctrl_corrupted --out runs/corrupted             3 shares x 3 recipes, one training seed
+    python -m benchmarks.ctrl_corrupted --out runs/corrupted --shares 0.25 --seed 87001 87002 87003
     python -m benchmarks.ctrl_corrupted --out runs/quick --quick         a quarter corrupted, raw against identity
 
 The claim is that of InfAlign (arXiv 2412.19792): calibrated training hacks its reward less. Preference pairs of the
@@ -14,8 +15,10 @@ and held by the KL controller.
                 best-of-4, the oracle's quality (blind to the phrase) as judge, against the model it started from
 
 Trained recipes end at KLs of their own and are laid side by side at the smallest of them (`corrupted_statistics`).
-Intervals are over prompts, for these trained models; run other seeds for what training adds. Everything is kept under
---out, and a repeated command takes up where it stopped. Last stdout line: one JSON object.
+Intervals are over prompts, for these trained models. A seed has prompts, pairs, reward models and policies of its own;
+with several, the differences between recipes also have an interval over seeds (Student's t). Everything is kept under
+--out, in a folder a seed, and a repeated command takes up where it stopped; seeds may be run side by side. Last stdout
+line: one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +49,12 @@ from benchmarks.corrupted_stages import (
     rollouts,
     trained,
 )
-from benchmarks.corrupted_statistics import compared, on_anchors, seen_of, tilted
+from benchmarks.corrupted_statistics import compared, on_anchors, over_seeds, seen_of, tilted
 from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import cell, finish
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.seeds import derive
-from inferalign.core.stats import mean_interval
+from inferalign.core.stats import Estimate, mean_interval
 from inferalign.core.types import Completion, RoleUsage
 from inferalign.engines.table import LoadedModel, load
 from inferalign.sandbox.oracle import grade
@@ -163,22 +166,53 @@ def nats(estimate: Mapping[str, float]) -> str:
     return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
+def show_over_seeds(found: Mapping[float, Mapping[str, Mapping[str, Estimate]]]) -> None:
+    """What recipes differ by in the mean of the seeds: a line a share and recipe."""
+    names = list(next(iter(next(iter(found.values())).values())))
+    table = Table("% corrupted", "points", *names, title="mean of the seeds, interval over seeds")
+    for share, rows in found.items():
+        for difference, row in rows.items():
+            table.add_row(f"{100 * share:g}", difference, *map(cell, row.values()))
+    Console(width=200).print(table)
+
+
+def kept(out: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
+    """The study of one seed in its folder. Shares and recipes may come later: none decides another's numbers."""
+    root = out / f"seed-{seed}"
+    told = json.loads(json.dumps({"model": name, "seed": seed, "plan": asdict(plan)}))
+    if (root / "config.json").is_file():
+        before = read_json(root / "config.json")
+        before["plan"] |= {key: told["plan"][key] for key in ("shares", "recipes")}
+        if before != told:
+            sys.exit(f"{root} holds a study with other settings: name another --out")
+    write_json_atomic(root / "config.json", told)
+    print(f"the phrase is {PHRASE!r}; training seed {seed}", file=sys.stderr)
+    return {"seed": seed, **study(root, name, plan, seed)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=87001)
-    parser.add_argument("--quick", action="store_true", help="one share, raw against identity, one training seed")
+    parser.add_argument("--seed", type=int, nargs="+", default=[87001])
+    parser.add_argument("--quick", action="store_true", help="one share, raw against identity, the first seed alone")
+    parser.add_argument("--shares", help="of the pairs that are corrupted, with commas: 0.25,0.5,0 unless given")
     parser.add_argument("--model", default="sandbox")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     plan = QUICK if args.quick else Plan()
-    told = json.loads(json.dumps({"model": args.model, "seed": args.seed, "plan": asdict(plan)}))
-    if (args.out / "config.json").is_file() and read_json(args.out / "config.json") != told:
-        sys.exit(f"{args.out} holds a study with other settings: name another --out")
-    write_json_atomic(args.out / "config.json", told)
-    print(f"the phrase is {PHRASE!r}; one training seed, {args.seed}", file=sys.stderr)
+    if args.shares:
+        plan = replace(plan, shares=tuple(map(float, args.shares.split(","))))
+    seeds = args.seed[:1] if args.quick else args.seed
     began = time.process_time()
-    found = study(args.out, args.model, plan, args.seed)
-    finish({"phrase": PHRASE, **told, **found, "cpu_seconds": time.process_time() - began})
+    found = [kept(args.out, args.model, plan, seed) for seed in seeds]
+    told = {"phrase": PHRASE, "model": args.model, "plan": asdict(plan), "seeds": found}
+    if len(found) > 1:
+        together = over_seeds([each["shares"] for each in found])
+        show_over_seeds(together)
+        told["over_seeds"] = {
+            share: {name: {key: asdict(one) for key, one in row.items()} for name, row in rows.items()}
+            for share, rows in together.items()
+        }
+    finish({**told, "cpu_seconds": time.process_time() - began})
     return 0
 
 

@@ -27,10 +27,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from torch import set_num_threads
 
 from benchmarks.gain_plan import KL, PROCEDURES, RECIPES, Plan
 from benchmarks.gain_runs import Point, study
@@ -65,11 +69,13 @@ from inferalign.winrate.pools import Pool
 
 QUICK = ("identity", "exp:10", "exp:-5")
 SMALL: dict[str, Any] = {
+    "situations": tuple(SITUATIONS)[:4],
     "seeds": 1,
-    "train": 8,
+    "train": 20,
+    "test": 80,
     "m": 8,
     "base_m": 16,
-    "steps": 50,
+    "steps": 60,
     "batch": 64,
 }
 """--quick: what differs from the plan's defaults."""
@@ -92,14 +98,16 @@ def main() -> int:
     began = time.monotonic()
     if args.processes < 1:
         raise SystemExit(f"--processes is {args.processes}: expected at least 1")
-    base, length, points = study(out, plan, args.processes)
-    told = report(out, plan, base, length, points)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=set_num_threads, initargs=(1,)) as beside:
+        short = beside.submit(run_short, args.seed, out / "short")
+        told = report(out, plan, *study(out, plan, args.processes))
+        errors = short.result()
     finish(
         {
             **told,
             "quick": args.quick,
             "wall_seconds": round(time.monotonic() - began, 1),
-            "tabular_max_error_points": run_short(args.seed, out / "short")["max_error_points"],
+            "tabular_max_error_points": errors["max_error_points"],
         }
     )
     return 0 if args.quick or all(told["goals"].values()) else 1

@@ -27,9 +27,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student
 
 from benchmarks.mains import run_main
+from benchmarks.sandbox_runs import student_half
 from benchmarks.short_task import PROCEDURES
 from benchmarks.theory_runs import BEST, ON_THE_CURVE, RECIPES, WORST, Row, run
 from inferalign.theory.planner import find
@@ -174,8 +174,7 @@ def cell(values: Sequence[float], digits: int = 2) -> str:
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) < 2:
         return mean
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {half:.{digits}f}"
+    return f"{mean} ± {student_half(values):.{digits}f}"
 
 
 def main() -> None:

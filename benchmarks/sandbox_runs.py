@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 import inferalign
 from inferalign.core.files import read_json, write_json_atomic
@@ -264,6 +266,11 @@ def cell(estimate: Mapping[str, float | None] | Estimate, scale: float = 100.0) 
     return f"{scale * mean:z.1f}" + (
         "" if low is None or high is None else f" [{scale * low:z.1f}, {scale * high:z.1f}]"
     )
+
+
+def student_half(values: Sequence[float], level: float = 0.95) -> float:
+    """Half the width of the interval of the mean of at least two independent values, by Student's t."""
+    return float(t.ppf((1 + level) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
 def finish(report: Mapping[str, Any]) -> None:

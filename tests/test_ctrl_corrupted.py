@@ -28,7 +28,7 @@ from benchmarks.corrupted_pairs import (
     without_phrase,
 )
 from benchmarks.corrupted_stages import Plan
-from benchmarks.corrupted_statistics import Seen, at_common_kl, compared, on_anchors, seen_of, tilted
+from benchmarks.corrupted_statistics import Seen, at_common_kl, compared, on_anchors, over_seeds, seen_of, tilted
 from benchmarks.ctrl_corrupted import premium
 from inferalign.core.errors import InputError
 from inferalign.core.files import read_json
@@ -321,6 +321,31 @@ def test_the_raw_optimum_spends_its_kl_where_scores_vary() -> None:
     told = on_anchors({"raw": raw, "identity": calibrated})
     assert told["optimum"]["raw"]["phrase"]["mean"] == pytest.approx(1.0)
     assert told["raw_less"]["identity"]["phrase"]["mean"] == pytest.approx(0.0)
+
+
+def test_seeds_are_averaged_metric_by_metric() -> None:
+    """Differences of 1, 2 and 6 points: 3 on average, and t at two degrees of freedom is 4.3027 for their spread."""
+
+    def seed(difference: float) -> list[dict[str, Any]]:
+        less = {"identity": {"phrase": {"mean": difference}, "win": {"mean": 0.0}}}
+        return [{"share": 0.25, "trained": {"raw": {}, "identity": {}}, "raw_less": less}]
+
+    found = over_seeds([seed(0.01), seed(0.02), seed(0.06)])[0.25]["raw - identity"]
+    half = 4.3027 * np.sqrt(7) / np.sqrt(3) / 100
+    assert (found["phrase"].mean, found["phrase"].n) == (pytest.approx(0.03), 3)
+    assert (found["phrase"].low, found["phrase"].high) == pytest.approx((0.03 - half, 0.03 + half), abs=1e-5)
+    assert (found["win"].low, found["win"].high) == (0.0, 0.0)
+
+
+def test_a_folder_of_other_settings_is_refused_and_more_shares_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctrl_corrupted, "study", lambda root, name, plan, seed: {"shares": list(plan.shares)})
+    ctrl_corrupted.kept(tmp_path, "sandbox", Plan(shares=(0.25,)), 5)
+    told = ctrl_corrupted.kept(tmp_path, "sandbox", Plan(shares=(0.5,)), 5)
+    assert told == {"seed": 5, "shares": [0.5]}
+    with pytest.raises(SystemExit, match="seed-5 holds a study with other settings: name another --out"):
+        ctrl_corrupted.kept(tmp_path, "sandbox", Plan(steps=61), 5)
 
 
 @pytest.mark.slow
