@@ -163,8 +163,8 @@ class Setting:
         self.name = str(shipped_model()) if model == SANDBOX else model or str(folder / "model")
         if model is None:
             build(folder / "model")
+        self.loaded = load(self.name, ModelOptions(device="cpu"))  # says what is wrong with a name better than below
         build_reward(self.name, folder / "reward")
-        self.loaded = load(self.name, ModelOptions(device="cpu"))
         self.reward = load_reward(folder / "reward", policy=self.loaded.chat)
         count = EACH * (steps + SKIPPED)
         self.prompts = made_up(count) if model is None else sandbox_prompts("harmful", count, SEED, "train")

@@ -305,6 +305,15 @@ def test_search_flags_without_a_search_are_refused(
     assert "no search budget" in capsys.readouterr().err
 
 
+def test_a_form_of_the_verdict_needs_a_model_that_is_asked(
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    flags = ("--procedure", "rain", "--scorer", "oracle", "--allow-oracle-guide", "--form", "vote")
+    assert main(arguments(llama_dir, prompts, tmp_path / "run", *flags)) == 1
+    assert "scorer 'oracle' asks no model: leave it out" in capsys.readouterr().err
+
+
 def test_another_process_on_the_run_folder(tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, run = write_prompts(tmp_path / "p.jsonl", 1), tmp_path / "run"
     (run / "records").mkdir(parents=True)

@@ -78,13 +78,19 @@ def generate(options: GenerateOptions) -> None:
     from inferalign import api
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import emit
+    from inferalign.core.errors import InputError
     from inferalign.core.files import read_json
     from inferalign.core.prompts import read_prompts
     from inferalign.core.shards import ShardSpec
     from inferalign.procedures.table import rain_settings
+    from inferalign.scorers.table import asks_a_model
 
     prompts = read_prompts(options.prompts)
     spec = ShardSpec.parse(options.shard)
+    if options.search.form is not None and not asks_a_model(options.scorer):
+        raise InputError(
+            f"--form says how a model's own verdict is read, and scorer {options.scorer!r} asks no model: leave it out"
+        )
     changed = {name: value for name, value in asdict(options.search).items() if value is not None}
     try:
         with at_once(), Bar(options.procedure, sum(spec.takes(prompt.id) for prompt in prompts)) as bar:

@@ -59,6 +59,11 @@ SHIPPED_REWARD = "reward_model"
 """The folder of the sandbox's own reward model, beside its policy's."""
 
 
+def asks_a_model(text: str) -> bool:
+    """Whether the scorer that `text` names puts a question to a model. Raises `UnknownName`."""
+    return text.endswith(".toml") or resolve(SCORERS, text.partition(":")[0], "scorer").question is not None
+
+
 def build_scorer(
     text: str,
     *,
