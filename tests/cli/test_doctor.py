@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,19 @@ def test_it_says_what_it_found_and_fails_when_something_does(
 def test_samples_that_make_no_groups_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--samples", "100"]) == 1
     assert "a multiple of 16" in capsys.readouterr().err
+
+
+def test_the_sandbox_is_a_model_and_a_damaged_one_is_told_in_a_line(
+    tmp_path: Path, llama_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "gradient", lambda samples: Finding("gradient", "ok", "skipped"))
+    assert main(["doctor", "--model", "sandbox", "--samples", "160"]) == 0
+    assert "answers end with" in capsys.readouterr().out
+    for name in ("tokenizer.json", "config.json"):
+        damaged = tmp_path / name
+        shutil.copytree(llama_dir, damaged)
+        (damaged / name).write_text("{")
+        assert main(["doctor", "--model", str(damaged), "--samples", "160"]) == 1
+        said = capsys.readouterr().err
+        assert f"cannot read the model '{damaged}'" in said
+        assert "Traceback" not in said

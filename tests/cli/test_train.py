@@ -67,6 +67,50 @@ def test_report_to_is_checked_before_anything_and_sends_every_step(
     assert told == [(["wandb"], tmp_path / "run", 2), 0, 1, 2, "closed"]
 
 
+def test_a_training_that_was_killed_when_it_was_done_is_done(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, command = tmp_path / "run", ["train", *common, "--run", str(tmp_path / "run")]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inferalign.cli.tables.emit", killed)
+        assert main(command) == 130
+    before = weights_digest(str(run / "model"))
+    capsys.readouterr()
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == {"run": str(run), **json.loads((run / "metrics.json").read_text())}
+    assert (told["steps"], told["scoring"]) == (2, lines(run)[-1]["scoring"])
+    assert weights_digest(str(run / "model")) == before
+    assert main([*with_flags(common, "--learning-rate", "0.001"), "--run", str(run)]) == 1
+    assert "holds a finished model: name another --run" in capsys.readouterr().err
+
+
+def test_metrics_stand_wherever_a_model_does(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def killed(*_: object, **__: object) -> None:
+        assert (run / "metrics.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inferalign.ctrl.run.save_trained", killed)
+    assert main(["train", *common, "--run", str(run)]) == 130
+    assert not (run / "model").exists()
+
+
+def test_the_folder_of_another_command_is_refused(common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    anchors = Path(common[common.index("--anchors") + 1])
+    before = (anchors / "config.json").read_bytes()
+    assert main(["train", *common, "--run", str(anchors)]) == 1
+    assert f"give a folder of its own, such as --run {anchors}-trained" in capsys.readouterr().err
+    assert (anchors / "config.json").read_bytes() == before
+
+
 def test_a_training_that_begins_again_says_what_it_is(
     tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ class DoctorOptions:
     """What to look at."""
 
     model: str | None = None
-    """A model directory whose chat template and dropout are looked at, too."""
+    """`sandbox`, a model directory or a hub id, whose chat template and dropout are looked at, too."""
     samples: int = 81920
     """Draws of the gradient check; about a tenth of a millisecond each."""
 

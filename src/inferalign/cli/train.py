@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from inferalign.core.types import Prompt
     from inferalign.ctrl.anchors import AnchorSet
     from inferalign.ctrl.reward_function import RewardFunction
+    from inferalign.ctrl.run import Trained
     from inferalign.ctrl.stored import StoredRollouts
 
 FLAGS = {"procedure": "for"}
+CONFIG, METRICS, VERB = "config.json", "metrics.json", "train"
 
 
 def _flag(name: str) -> str:
@@ -64,17 +66,22 @@ def train(options: TrainOptions) -> None:
     leave_processes = load("inferalign.ctrl.processes:leave_processes")
     load("inferalign.ctrl.processes:check_processes")(options.settings)
     load("inferalign.ctrl.trackers:check_trackers")(options.report_to)
+    _refuse_other_run(options.run)
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
     first = os.environ.get("RANK", "0") == "0"
     template = options.chat_template and options.chat_template.read_text()
-    config = {"verb": "train", **to_dict(options)}
+    config = {"verb": VERB, **to_dict(options)}
+    if (done := _finished(options.run, config, anchors)) is not None:
+        if first:
+            emit({"run": str(options.run), **done})
+        return
     reports = load("inferalign.ctrl.trackers:Reports")(options.report_to if first else [], options.run, config)
 
     def on_begin(done: int) -> None:
         if first and not done:
-            write_json_atomic(options.run / "config.json", config)
+            write_json_atomic(options.run / CONFIG, config)
             write_json_atomic(options.run / "env.json", environment())
         reports.begin(done)
 
@@ -87,8 +94,15 @@ def train(options: TrainOptions) -> None:
             bar.note(_note(line))
             reports.step(step, line)
 
+        facts: dict[str, Any] = {"anchors": anchors.card.digest}
+
+        def on_end(made: Trained) -> None:
+            facts.update({**asdict(made), "model": str(made.model)})
+            if first:
+                write_json_atomic(options.run / METRICS, facts)
+
         try:
-            made = train_ctrl(
+            train_ctrl(
                 options.settings,
                 model,
                 prompts,
@@ -99,19 +113,43 @@ def train(options: TrainOptions) -> None:
                 chat_template=template,
                 on_begin=on_begin,
                 on_step=on_step,
+                on_end=on_end,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(kept_steps(options.run, options.settings.checkpoint_every)) from None
         except InferalignError:  # between two collectives, so that leaving waits for nothing
             leave_processes()
             raise
-        facts = {"model": str(made.model), "steps": made.steps, "kl": made.kl, "beta": made.beta}
-        facts |= {"scoring": asdict(reward.usage), "anchors": anchors.card.digest}
-        if first:  # before trackers are closed, which may take long or fail
-            write_json_atomic(options.run / "metrics.json", facts)
     if first:
         emit({"run": str(options.run), **facts})
     leave_processes()
+
+
+def _refuse_other_run(run: Path) -> None:
+    """Raises `InputError` for the folder of another command, whose configuration would be written over."""
+    from inferalign.core.errors import InputError
+    from inferalign.core.files import read_json
+
+    if (run / CONFIG).is_file() and read_json(run / CONFIG).get("verb") != VERB:
+        raise InputError(
+            f"--run {run} holds what another command made: give a folder of its own, such as --run {run}-trained"
+        )
+
+
+def _finished(run: Path, config: Mapping[str, Any], anchors: AnchorSet) -> dict[str, Any] | None:
+    """What `metrics.json` says of a training that this very command has finished, such as one that was killed then.
+
+    The anchors answer for model, template, prompts and scorer: they were required to be of these.
+    """
+    import json
+
+    from inferalign.core.files import read_json
+
+    if not all((run / name).exists() for name in ("model", CONFIG, METRICS)):
+        return None
+    facts: dict[str, Any] = read_json(run / METRICS)
+    same = read_json(run / CONFIG) == json.loads(json.dumps(config)) and facts["anchors"] == anchors.card.digest
+    return facts if same else None
 
 
 def _note(line: Mapping[str, Any]) -> str:

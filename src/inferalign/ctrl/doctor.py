@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from inferalign.core.errors import ModelError
 from inferalign.ctrl.checks import LARGEST_DEVIATION, LEAST_COSINE, SAMPLES, gradient_agreement
 from inferalign.engines.chat import ChatFormat
+from inferalign.engines.table import SANDBOX, shipped_model
 from inferalign.engines.weights import check_folder
 from inferalign.theory.calibration import mid_rank
 
@@ -121,9 +123,7 @@ def gradient(samples: int) -> Finding:
 
 def template(model: str) -> Iterator[Finding]:
     """How a model directory writes chats: whether answers end, and what else of its files would surprise a training."""
-    check_folder(model)
-    tokenizer, config = AutoTokenizer.from_pretrained(model), AutoConfig.from_pretrained(model)
-    named = GenerationConfig.from_pretrained(model) if (Path(model) / "generation_config.json").is_file() else None
+    tokenizer, config, named = _read(str(shipped_model()) if model == SANDBOX else model)
     ends = config.eos_token_id if named is None else named.eos_token_id
     chat = ChatFormat(tokenizer, end_ids=ends if isinstance(ends, list) else [] if ends is None else [ends])
     if chat.stop_strings:
@@ -140,3 +140,14 @@ def template(model: str) -> Iterator[Finding]:
         yield Finding("dropout", "warning", f"{on}: layers are switched off in training, other rates are refused")
     else:
         yield Finding("dropout", "ok", "off")
+
+
+def _read(model: str) -> tuple[Any, Any, GenerationConfig | None]:
+    """Tokenizer, configuration and generation settings of a directory or hub id. Raises `ModelError`."""
+    check_folder(model)
+    try:
+        tokenizer, config = AutoTokenizer.from_pretrained(model), AutoConfig.from_pretrained(model)
+        named = GenerationConfig.from_pretrained(model) if (Path(model) / "generation_config.json").is_file() else None
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot read the model {model!r}: {str(error).splitlines()[0]}") from error
+    return tokenizer, config, named

@@ -42,7 +42,7 @@ from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.rloo import quiet_trl, rloo_arguments
 from inferalign.ctrl.saving import CHECKPOINT, MODEL, lora, save_trained
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.ctrl.step_log import NEXT_BETA, OnStep, StepLog
+from inferalign.ctrl.step_log import NEXT_BETA, SCORING, OnStep, StepLog
 from inferalign.ctrl.stored import StoredRollouts
 from inferalign.ctrl.trainer import BETA_METRIC, KL_METRIC, CtrlTrainer, Reward
 from inferalign.ctrl.vllm_draws import vllm_arguments
@@ -67,6 +67,8 @@ class Trained:
     """That of the last step."""
     kl: float
     """The mean sequence KL measured over the last tenth of the steps, in nats: each before its step's update."""
+    scoring: Mapping[str, float] | None
+    """What scoring has cost in all processes, as `RoleUsage` counts it; None where the reward does not say."""
 
 
 def train_ctrl(
@@ -81,6 +83,7 @@ def train_ctrl(
     chat_template: str | None = None,
     on_begin: Callable[[int], None] = lambda done: None,
     on_step: OnStep = lambda step, facts: None,
+    on_end: Callable[[Trained], None] = lambda made: None,
 ) -> Trained:
     """Train `model` on `reward` into `out`, taking up an unfinished training there.
 
@@ -90,7 +93,8 @@ def train_ctrl(
     the log.
     chat_template: Jinja, in the place of the tokenizer's own.
     on_begin: called once before a step is taken, when nobody else can write `out` any more, with the steps that an
-    earlier process took.
+    earlier process took. on_end: called by every process when all steps were taken, before the model is put in its
+    place: where that stands, `on_end` has run.
 
     Raises `InputError`, `ModelError` and `RunError` before anything is trained when it could not mean what it should,
     `RunError` also when the first step or fresh draws of the starting model show it, when `out` is finished or another
@@ -128,9 +132,17 @@ def train_ctrl(
                 f"{trainer.step} of {settings.steps} steps were taken: TRL stopped early; repeat the command"
             )
         beta, kls = log.lines[-1][BETA_METRIC], [line[KL_METRIC] for line in log.lines[-max(1, settings.steps // 10) :]]
+        made = Trained(
+            model=out / MODEL,
+            steps=trainer.step,
+            beta=beta,
+            kl=math.fsum(kls) / len(kls),
+            scoring=log.lines[-1].get(SCORING),
+        )
+        on_end(made)
         card = card_of(settings, anchors, reward, model=str(model), weights=opened.weights, beta=beta, kls=kls)
         save_trained(trainer, opened.tokenizer, law, card, out, base=str(model))
-    return Trained(model=out / MODEL, steps=trainer.step, beta=beta, kl=math.fsum(kls) / len(kls))
+    return made
 
 
 def _refuse_finished(out: Path) -> None:

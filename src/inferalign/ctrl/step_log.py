@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from inferalign.core.errors import RunError
@@ -26,7 +27,7 @@ GRADIENT = "grad_norm"
 SAMPLES = "samples.jsonl"
 """Some responses of the first step and of every so many after it, to be read."""
 SCORING = "scoring"
-"""What scoring has cost since the training began."""
+"""What scoring has cost since the training began, in all processes."""
 LEFT_OUT = ("epoch", "kl", "total_flos")
 """Of what TRL logs: shares of what is left to do, and a KL a token whose mean is no KL of sequences."""
 
@@ -61,7 +62,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                     "from a copy, or name another --run"
                 )
             self.lines = found
-            if self._reward is not None:
+            if self._reward is not None and self._trainer.is_world_process_zero():  # the sum is one process's to carry
                 self._reward.usage = RoleUsage(**found[-1][SCORING])
         if self._trainer.is_world_process_zero():
             write_bytes_atomic(self._path, b"".join(dump_json(line) + b"\n" for line in self.lines))
@@ -81,7 +82,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if odd := [name for name in (GRADIENT, KL_METRIC) if not math.isfinite(logs.get(name, 0.0))]:
             raise diverged(step, f"{odd[0]} is {logs[odd[0]]}")
         kept = {name: value for name, value in logs.items() if name not in LEFT_OUT}
-        bill = {} if self._reward is None else {SCORING: asdict(self._reward.usage)}
+        bill = {} if self._reward is None else {SCORING: self._bill(self._reward.usage)}
         self.lines.append({"step": step, **kept, NEXT_BETA: self._trainer.beta, **bill})
         if self._trainer.is_world_process_zero():
             with disk_errors(self._path, "write"), self._path.open("ab") as file:
@@ -92,6 +93,12 @@ class StepLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                     file.write(b"".join(lines))
         self._keep(step)
         self._on_step(step, self.lines[-1])
+
+    def _bill(self, usage: RoleUsage) -> dict[str, float]:
+        """The sum over processes, each of which scores its own share."""
+        parallel, mine = self._trainer.accelerator, asdict(usage)
+        total = parallel.reduce(torch.tensor(list(mine.values()), dtype=torch.float64, device=parallel.device), "sum")
+        return {name: type(value)(found) for (name, value), found in zip(mine.items(), total.tolist(), strict=True)}
 
 
 def _read(line: bytes) -> dict[str, Any]:
