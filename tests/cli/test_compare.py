@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from inferalign.cli.compare_output import write_curves
+from inferalign.cli.compare_output import tables, write_curves
 from inferalign.cli.compare_request import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError
@@ -20,6 +22,7 @@ from inferalign.engines.weights import weights_digest
 from inferalign.theory.procedures import parse_selection
 from inferalign.winrate.card import Card, read_card, write_card
 from inferalign.winrate.ceiling import selector_ceiling
+from inferalign.winrate.compare import Comparison, Row
 from tests.plain import QUESTION
 from tests.winrate.models import perturbed
 
@@ -118,6 +121,98 @@ def test_a_comparison_from_models_to_cards(
     assert [row.procedure for row in card.measured] == ["sample", "best-of-n:2"]
     assert card.measured[1].win_rate.mean == pytest.approx(found["rows"][2]["win_rate"]["mean"])
     assert read_card(far) is None
+
+
+def test_only_the_prompts_of_this_command_are_compared(
+    tmp_path: Path,
+    llama_dir: Path,
+    models: tuple[Path, Path],
+    questions: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A folder that has more from an earlier command: as if they were not there, and taken up again when asked for."""
+    (near, _), run = models, tmp_path / "run"
+    command = ["compare", str(llama_dir), f"own={near}", "--selector", questions[0], "--judge", questions[1]]
+    command += ["--procedures", "sample", "--max-new-tokens", "6", "--m", "2", "--base-m", "4"]
+
+    def compared(n: int, folder: Path) -> dict[str, Any]:
+        prompts = write_prompts(tmp_path / f"{n}.jsonl", n)
+        return said([*command, "--prompts", str(prompts), "--run", str(folder)], capsys)
+
+    whole = compared(4, run)
+    some, alone = compared(2, run), compared(2, tmp_path / "alone")
+    assert some["prompts"] == 2
+    assert some["rows"] == alone["rows"]
+    assert some["rows"][0]["win_rate"]["n"] == 2
+    assert compared(4, run)["rows"] == whole["rows"]
+    config = json.loads((run / "config.json").read_text())
+    assert (config["verb"], config["m"]) == ("compare", 2)
+    assert (run / "env.json").is_file()
+    prompts = str(tmp_path / "2.jsonl")
+    assert main([*command, "--prompts", prompts, "--run", str(run), "--seed", "5"]) == 1
+    assert "was made with --seed 0, and 5 is given: give --seed 0 to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["own={near}", "--kl", "0.3"], "no recipe here has two: name the trainings"),
+        (["own@1={near}", "own@2={far}", "--kl", "nan"], "--kl nan: expected nats above 0"),
+        (["own={near}", "own={near}"], "stands twice as 'own'"),
+        (["own=sandbox:nope"], "no policy trained from the sandbox model is called 'nope'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(
+    tmp_path: Path,
+    llama_dir: Path,
+    models: tuple[Path, Path],
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [flag.format(near=models[0], far=models[1]) for flag in flags]
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    command = ["compare", str(llama_dir), *given, "--prompts", str(prompts), "--run", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_another_command_made_is_refused(
+    tmp_path: Path, llama_dir: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"verb": "train"}')
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    command = ["compare", str(llama_dir), str(models[0]), "--prompts", str(prompts), "--run", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "holds what another command made: give a folder of its own" in capsys.readouterr().err
+
+
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    estimate, seen = Estimate(mean=0.648, low=0.471, high=0.862, n=8), {"response": 0, "judge": 0}
+    row = Row(
+        policy="identity",
+        recipe="identity",
+        procedure="best-of-n:16",
+        win_rate=estimate,
+        kl=estimate,
+        objective=None,
+        ideal=None,
+        ceiling=0.7,
+        above_ceiling=False,
+        by_seed=(0.6,),
+        left_out=0,
+        unscored={"selector": seen, "judge": seen},
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(tables(Comparison(rows=(row,), differences=(), kl=None, at_kl=(), at_kl_differences=()))[0])
+    shown = console.export_text()
+    assert "…" not in shown
+    assert "J" not in shown.splitlines()[2], "no policy here has one"
+    columns = [line.split("│")[1:3] for line in shown.splitlines() if line.startswith("│")]
+    assert "".join(cell.strip() for cell, _ in columns) == "best-of-n:16"
+    assert "".join(cell.strip() for _, cell in columns) == "identity"
 
 
 def test_a_policy_that_collapsed_is_drawn_too(tmp_path: Path) -> None:

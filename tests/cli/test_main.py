@@ -179,7 +179,7 @@ def test_ctrl_c_in_training_says_what_is_kept(
 
     monkeypatch.setattr("inferalign.sandbox.training.train", interrupted)
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 130
-    assert "stopped; no steps (the first checkpoint is at 400) finished and kept" in capsys.readouterr().err
+    assert "no steps finished and kept, repeat the same command to begin again (the first" in capsys.readouterr().err
     (tmp_path / "model" / "checkpoint").mkdir()
     (tmp_path / "model" / "checkpoint" / "state.safetensors").touch()
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "3"]) == 130

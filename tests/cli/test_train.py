@@ -107,7 +107,7 @@ def test_the_folder_of_another_command_is_refused(common: list[str], capsys: pyt
     anchors = Path(common[common.index("--anchors") + 1])
     before = (anchors / "config.json").read_bytes()
     assert main(["train", *common, "--run", str(anchors)]) == 1
-    assert f"give a folder of its own, such as --run {anchors}-trained" in capsys.readouterr().err
+    assert f"give a folder of its own, such as --run {anchors}-train" in capsys.readouterr().err
     assert (anchors / "config.json").read_bytes() == before
 
 

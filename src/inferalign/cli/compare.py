@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from inferalign.cli.compare_request import (
     CompareOptions,
     Entry,
+    check_sweeps,
     known_betas,
     known_length,
     parse_entries,
     parse_procedures,
     read_cards,
     refuse_one_scorer,
+    require_same,
 )
+from inferalign.cli.own_folder import write_asked
 from inferalign.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from inferalign.winrate.card import Card
     from inferalign.winrate.compare import Policy
     from inferalign.winrate.pools import Pool
+
+VERB = "compare"
 
 
 def compare(options: CompareOptions) -> None:
@@ -41,6 +46,8 @@ def compare(options: CompareOptions) -> None:
     from inferalign.winrate.compare import measure
 
     entries, procedures = parse_entries(options.policies), parse_procedures(options)
+    check_sweeps(entries, options.kl)
+    require_same(options, VERB)
     prompts, cards = read_prompts(options.prompts), read_cards(entries)
     betas, tokens = known_betas(entries, cards), known_length(options, cards)
     try:
@@ -98,6 +105,7 @@ async def _pools(
     tokens: int,
 ) -> tuple[Pool, list[Pool], bool]:
     """The base model's pool, one a policy, and whether the judge is the selector."""
+    from inferalign.core.config import to_dict
     from inferalign.core.seeds import derive
     from inferalign.engines.table import is_sandbox, load
     from inferalign.scorers.table import build_scorer
@@ -122,6 +130,7 @@ async def _pools(
     )
     if same_scorer(selector, judge):
         refuse_one_scorer(options)
+    write_asked(options.run, {"verb": VERB, **to_dict(options)})
     seed = derive(options.seed, "base")
     of_base = await _pool(options, "base", base, base, (selector, judge), prompts, options.base_m, tokens, seed)
     pools, seen = [], dict.fromkeys((one.name for one in entries), 0)
@@ -178,4 +187,7 @@ async def _pool(
         )
     passes = 1 + (not same_scorer(*scorers)) + (policy is not base)
     with Bar(f"{label}: scores", passes * len(prompts)) as bar:
-        return await judged_pool(folder, policy, base, *scorers, concurrency=options.concurrency, progress=bar)
+        asked = {prompt.id for prompt in prompts}  # the folder may have others, of an earlier comparison
+        return await judged_pool(
+            folder, policy, base, *scorers, only=asked, concurrency=options.concurrency, progress=bar
+        )

@@ -43,8 +43,20 @@ def _rows_table(found: Comparison) -> Table:
         "unscored: verdicts that could not be made, by the answer's fault / by the scorer's (selector; judge)"
     )
     table.caption_justify = "left"
-    for column in ("procedure", "policy", "win rate", "KL, nats", "J", "ceiling", "prompts", "left out", "unscored"):
-        table.add_column(column)
+    known = any(row.objective is not None for row in found.rows)
+    columns = (
+        "procedure",
+        "policy",
+        "win rate",
+        "KL, nats",
+        *["J"] * known,
+        "ceiling",
+        "prompts",
+        "left out",
+        "unscored",
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")  # a number that is cut short is another number
     for row in found.rows:
         name = row.policy if len(row.by_seed) == 1 else f"{row.policy} ({len(row.by_seed)} seeds)"
         table.add_row(
@@ -52,7 +64,7 @@ def _rows_table(found: Comparison) -> Table:
             name,
             short(row.win_rate),
             _nats(row.kl),
-            "-" if row.objective is None else f"{_nats(row.objective)} of {row.ideal:.3f}",
+            *["-" if row.objective is None else f"{_nats(row.objective)} of {row.ideal:.3f}"] * known,
             f"{100 * row.ceiling:.1f}{' !' if row.above_ceiling else ''}",
             str(row.win_rate.n),
             str(row.left_out),
@@ -64,7 +76,7 @@ def _rows_table(found: Comparison) -> Table:
 def _differences_table(found: Comparison) -> Table:
     table = _titled(f"Less {found.differences[0].against}, in points [95 %, paired over prompts]; KLs differ")
     for column in ("procedure", "policy", "win rate", "KL, nats"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in found.differences:
         kl = "-" if row.kl is None else _nats(row.kl)
         table.add_row(row.procedure, row.policy, short(row.win_rate), kl)
@@ -74,7 +86,7 @@ def _differences_table(found: Comparison) -> Table:
 def _at_kl_table(found: Comparison) -> Table:
     table = _titled(f"At KL {found.kl:g} nats, each recipe's sweep interpolated; in % and in points [95 %]")
     for column in ("procedure", "recipe", "win rate", "less the first recipe", "ceiling"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     less = {(each.procedure, each.policy): short(each.win_rate) for each in found.at_kl_differences}
     for row in found.at_kl:
         win = short(row.win_rate) if row.outside is None else row.outside

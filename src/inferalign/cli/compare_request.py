@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from cyclopts import Parameter
 
+from inferalign.cli.own_folder import CONFIG, require_own
 from inferalign.core.errors import InputError
 from inferalign.engines.table import ModelOptions
 
@@ -85,7 +86,20 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
             f"two policies are folders called {twice[0]!r}: give each a name, RECIPE=DIR, one name only to training "
             "seeds of one recipe"
         )
-    return [entry(text) for text in texts]
+    found = [entry(text) for text in texts]
+    if again := [one for at, one in enumerate(found) if one in found[:at]]:
+        raise InputError(f"{again[0].model} stands twice as {again[0].name!r}: training seeds differ, give each once")
+    return found
+
+
+def check_sweeps(entries: Sequence[Entry], kl: float | None) -> None:
+    """Raises `InputError` for a KL between whose two points no recipe has a sweep."""
+    points = {name: {one.point for one in entries if one.recipe == name} for name in (one.recipe for one in entries)}
+    if kl is not None and max(map(len, points.values())) < 2:
+        raise InputError(
+            f"--kl {kl:g} interpolates a recipe between points of its sweep, and no recipe here has two: name the "
+            "trainings of one recipe at several betas RECIPE@POINT=DIR, such as ctrl@0.1=runs/a ctrl@0.2=runs/b"
+        )
 
 
 def entry(text: str) -> Entry:
@@ -107,6 +121,7 @@ def entry(text: str) -> Entry:
 def parse_procedures(options: CompareOptions) -> dict[str, OfN]:
     """The procedures by name. Raises `InputError` for what they, the pools' sizes or the scorers cannot be."""
     from inferalign.scorers.base import TRUTHS
+    from inferalign.theory.policies import RESOLVED_KL
     from inferalign.theory.procedures import parse_selection
 
     found = [parse_selection(text.strip()) for text in options.procedures.split(",")]
@@ -115,6 +130,8 @@ def parse_procedures(options: CompareOptions) -> dict[str, OfN]:
         raise InputError(f"--m {options.m} is too small a pool for N = {largest}: give --m {max(largest, 2)} or more")
     if options.base_m < max(2 * largest, 4):
         raise InputError(f"--base-m {options.base_m} is too small: give --base-m {max(2 * largest, 4)} or more")
+    if options.kl is not None and not 0 < options.kl < RESOLVED_KL:
+        raise InputError(f"--kl {options.kl:g}: expected nats above 0 and below {RESOLVED_KL:g}, such as --kl 0.5")
     if options.selector in TRUTHS and not options.allow_oracle_guide:
         raise InputError(
             "the procedures would choose by the oracle, which knows the truth they are measured by: give --selector "
@@ -133,15 +150,34 @@ def refuse_one_scorer(options: CompareOptions) -> None:
         )
 
 
+def require_same(options: CompareOptions, verb: str) -> None:
+    """Raises `InputError` for another command's folder, or one whose pools have another size or seed."""
+    from inferalign.core.files import read_json
+
+    require_own(options.run, verb)
+    before = read_json(options.run / CONFIG) if (options.run / CONFIG).is_file() else {}
+    for name in ("seed", "m", "base_m"):
+        there, here = before.get(name, getattr(options, name)), getattr(options, name)
+        if there != here:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{options.run} was made with {flag} {there}, and {here} is given: give {flag} {there} to go on with "
+                "it, or name another --run"
+            )
+
+
 def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
     """Each policy's card. Raises `ModelError` for a policy that is not there, before anything is drawn."""
     from inferalign.core.lookup import load
-    from inferalign.engines.table import SANDBOX
+    from inferalign.engines.table import SANDBOX, delta_folder
     from inferalign.winrate.card import read_card
 
     for one in entries:
-        if one.model.partition(":")[0] != SANDBOX:
+        name, colon, delta = one.model.partition(":")
+        if name != SANDBOX:
             load("inferalign.engines.weights:check_there")(one.model)
+        elif colon:
+            delta_folder(delta)
     return [read_card(Path(one.model)) for one in entries]
 
 

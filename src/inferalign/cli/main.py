@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), 1)
     except KeyboardInterrupt as stop:
         kept = f"{stop.args[0]} finished and kept" if stop.args else "what was finished is kept"
-        return fail(f"stopped; {kept}, repeat the same command to go on", 130)
+        then = stop.args[1] if stop.args[1:] else "to go on"
+        return fail(f"stopped; {kept}, repeat the same command {then}", 130)
     return 0
 
 

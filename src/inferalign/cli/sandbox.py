@@ -209,5 +209,5 @@ def train(options: TrainOptions) -> None:
                 f"{options.out / 'checkpoint'}, then repeat the same command."
             ) from error
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(kept_steps(options.out, recipe.checkpoint_every)) from None
+            raise KeyboardInterrupt(*kept_steps(options.out, recipe.checkpoint_every)) from None
     emit({"model": str(made), "seed": recipe.seed, "steps": recipe.steps})

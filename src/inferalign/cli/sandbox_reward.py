@@ -53,7 +53,7 @@ def train_reward(options: TrainRewardOptions) -> None:
             with training_into(options.out, flag="--out"):
                 made = load("inferalign.sandbox.reward:train_reward")(base, pairs, options.out, recipe, on_step=on_step)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(kept_steps(options.out, recipe.checkpoint_every)) from None
+            raise KeyboardInterrupt(*kept_steps(options.out, recipe.checkpoint_every)) from None
     emit(
         {
             "reward": str(made.folder),

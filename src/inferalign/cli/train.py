@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from inferalign.cli.own_folder import CONFIG, require_own, write_asked
 from inferalign.ctrl.settings import CtrlSettings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from inferalign.ctrl.stored import StoredRollouts
 
 FLAGS = {"procedure": "for"}
-CONFIG, METRICS, VERB = "config.json", "metrics.json", "train"
+METRICS, VERB = "metrics.json", "train"
 
 
 def _flag(name: str) -> str:
@@ -56,7 +57,6 @@ def train(options: TrainOptions) -> None:
     from inferalign.cli.progress import Bar, kept_steps
     from inferalign.cli.tables import emit
     from inferalign.core.config import to_dict
-    from inferalign.core.environment import environment
     from inferalign.core.errors import InferalignError
     from inferalign.core.files import write_json_atomic
     from inferalign.core.lookup import load
@@ -66,7 +66,7 @@ def train(options: TrainOptions) -> None:
     leave_processes = load("inferalign.ctrl.processes:leave_processes")
     load("inferalign.ctrl.processes:check_processes")(options.settings)
     load("inferalign.ctrl.trackers:check_trackers")(options.report_to)
-    _refuse_other_run(options.run)
+    require_own(options.run, VERB)
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
@@ -81,8 +81,7 @@ def train(options: TrainOptions) -> None:
 
     def on_begin(done: int) -> None:
         if first and not done:
-            write_json_atomic(options.run / CONFIG, config)
-            write_json_atomic(options.run / "env.json", environment())
+            write_asked(options.run, config)
         reports.begin(done)
 
     with Bar("train", options.settings.steps) if first else nullcontext() as bar, closing(reports):
@@ -116,24 +115,13 @@ def train(options: TrainOptions) -> None:
                 on_end=on_end,
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(kept_steps(options.run, options.settings.checkpoint_every)) from None
+            raise KeyboardInterrupt(*kept_steps(options.run, options.settings.checkpoint_every)) from None
         except InferalignError:  # between two collectives, so that leaving waits for nothing
             leave_processes()
             raise
     if first:
         emit({"run": str(options.run), **facts})
     leave_processes()
-
-
-def _refuse_other_run(run: Path) -> None:
-    """Raises `InputError` for the folder of another command, whose configuration would be written over."""
-    from inferalign.core.errors import InputError
-    from inferalign.core.files import read_json
-
-    if (run / CONFIG).is_file() and read_json(run / CONFIG).get("verb") != VERB:
-        raise InputError(
-            f"--run {run} holds what another command made: give a folder of its own, such as --run {run}-trained"
-        )
 
 
 def _finished(run: Path, config: Mapping[str, Any], anchors: AnchorSet) -> dict[str, Any] | None:

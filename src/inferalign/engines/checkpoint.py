@@ -15,8 +15,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from inferalign.core.errors import RunError
 from inferalign.core.files import disk_errors
+from inferalign.core.records import differences
 
 FILE = "state.safetensors"
+MOST_CHANGES = 5
+"""Differences that a message names."""
 
 
 def save_state(
@@ -62,10 +65,11 @@ def saved_step(folder: Path, made_by: Mapping[str, Any]) -> int:
             metadata = file.metadata()
     except SafetensorError as error:
         raise _damaged(path, error) from error
-    if metadata["made_by"] != json.dumps(made_by, sort_keys=True):
+    before, now = json.loads(metadata["made_by"]), json.loads(json.dumps(made_by))
+    if changes := list(differences(before, now)):
         raise RunError(
-            f"{folder} holds a checkpoint of another training (other settings, base or data): name another "
-            f"folder, or remove {folder}"
+            f"{folder} holds a checkpoint of another training ({'; '.join(changes[:MOST_CHANGES])}): repeat the "
+            f"command as it was to go on, name another folder, or remove {folder}"
         )
     return int(metadata["step"])
 

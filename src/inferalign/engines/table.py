@@ -79,11 +79,11 @@ def load(model: str, options: ModelOptions) -> LoadedModel:
     if not colon:
         loaded = load_object(LOCAL)(str(folder), options)
         return loaded
-    loaded = load_object(LOCAL)(str(folder), options, delta=_delta(delta), called=model)
+    loaded = load_object(LOCAL)(str(folder), options, delta=delta_folder(delta), called=model)
     return loaded
 
 
-def _delta(name: str) -> Path:
+def delta_folder(name: str) -> Path:
     """The folder of a shipped difference, or the folder that was given. Raises `ModelError` when it is neither."""
     shipped = shipped_deltas()
     if name in shipped:

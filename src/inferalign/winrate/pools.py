@@ -10,7 +10,7 @@ A pool is the run folder of an ordinary `inferalign generate --procedure random-
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -105,8 +105,8 @@ class Pool:
         }
 
 
-def read_answers(pool: Path) -> list[Answers]:
-    """The answers in a pool's run folder, in the order of prompt ids.
+def read_answers(pool: Path, only: Collection[str] | None = None) -> list[Answers]:
+    """The answers in a pool's run folder, in the order of prompt ids; `only` to these prompts, if it is given.
 
     Raises `RunError` for what is no run folder, and `InputError` unless every prompt has the same number of answers,
     two at least, each a plain draw.
@@ -117,7 +117,8 @@ def read_answers(pool: Path) -> list[Answers]:
             f"{pool} holds answers of {name}, and a pool needs several plain draws a prompt: make one with "
             "`inferalign generate --procedure random-of-n:16`"
         )
-    results = [from_record(record) for record in read_records(pool, "generate")]
+    records = (record for record in read_records(pool, "generate") if only is None or record["id"] in only)
+    results = [from_record(record) for record in records]
     found = [Answers(r.prompt, tuple(candidate.completion for candidate in r.candidates)) for r in results]
     sizes = sorted({len(each.completions) for each in found})
     if len(sizes) != 1 or sizes[0] < 2:
@@ -126,13 +127,19 @@ def read_answers(pool: Path) -> list[Answers]:
 
 
 async def score_pool(
-    pool: Path, folder: Path, scorer: Scorer, *, concurrency: int = 16, progress: Progress = QUIET
+    pool: Path,
+    folder: Path,
+    scorer: Scorer,
+    *,
+    only: Collection[str] | None = None,
+    concurrency: int = 16,
+    progress: Progress = QUIET,
 ) -> dict[str, Verdicts]:
-    """Have every answer of a pool judged into `folder`, or read there what was, by prompt id.
+    """Have the answers of a pool (`only` those to these prompts) judged into `folder`, or read there what was, by id.
 
     Raises `RunError` when `folder` was made from another pool or by another scorer.
     """
-    answers = read_answers(pool)
+    answers = read_answers(pool, only)
 
     async def judged(each: Answers) -> Mapping[str, Any]:
         usage = RoleUsage()

@@ -10,7 +10,7 @@ which a prefix engine computes in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,11 @@ async def log_ratios(
     policy: LoadedModel,
     base: LoadedModel,
     *,
+    only: Collection[str] | None = None,
     concurrency: int = 16,
     progress: Progress = QUIET,
 ) -> dict[str, Floats]:
-    """log pi(y) - log p(y) in nats of every answer in `policy`'s pool, by prompt id; each a row [M].
+    """log pi(y) - log p(y) in nats of the answers in `policy`'s pool (`only` to these prompts), by id; each a row [M].
 
     Both log-probabilities are kept in the run folder `folder`, and read there the next time. Raises `InputError` for a
     pool that was not drawn at temperature 1 from the full distribution, or not by the policy.
@@ -77,7 +78,7 @@ async def log_ratios(
     require_ends(policy)
     require_ends(base)
     _check_pool(pool, policy)
-    answers = read_answers(pool)
+    answers = read_answers(pool, only)
 
     async def rescored(each: Answers) -> Mapping[str, Any]:
         usage = RoleUsage()

@@ -8,6 +8,7 @@ FOLDER/logprobs                log-probabilities under the policy and the base m
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from inferalign.core.files import dump_json
 from inferalign.core.jobs import QUIET, Progress
 from inferalign.engines.table import LoadedModel
 from inferalign.scorers.base import Scorer
-from inferalign.winrate.pools import Pool, score_pool
+from inferalign.winrate.pools import Pool, Verdicts, score_pool
 from inferalign.winrate.rescore import log_ratios
 
 POOL, LOGPROBS = "pool", "logprobs"
@@ -41,23 +42,27 @@ async def judged_pool(
     selector: Scorer,
     judge: Scorer,
     *,
+    only: Collection[str] | None = None,
     concurrency: int = 16,
     progress: Progress = QUIET,
 ) -> Pool:
     """Score the pool in `folder` by selector and judge, and re-score its tokens under policy and base model.
 
+    only: the ids of the prompts to do this for; all that the pool has, without it.
     What the folder has already is read. With the base model itself as `policy` no model is asked: the ratio is 1.
     Raises `RunError` for folders that were made otherwise, `InputError` for a pool that cannot be used.
     """
     pool = folder / POOL
-    selected = await score_pool(
-        pool, scores_folder(folder, selector), selector, concurrency=concurrency, progress=progress
-    )
-    judged = selected
-    if not same_scorer(selector, judge):
-        judged = await score_pool(pool, scores_folder(folder, judge), judge, concurrency=concurrency, progress=progress)
+
+    async def scored(scorer: Scorer) -> dict[str, Verdicts]:
+        place = scores_folder(folder, scorer)
+        return await score_pool(pool, place, scorer, only=only, concurrency=concurrency, progress=progress)
+
+    selected = await scored(selector)
+    judged = selected if same_scorer(selector, judge) else await scored(judge)
     if policy is base:
         ratios = {prompt: np.zeros(verdicts.keys.size) for prompt, verdicts in selected.items()}
     else:
-        ratios = await log_ratios(pool, folder / LOGPROBS, policy, base, concurrency=concurrency, progress=progress)
+        place = folder / LOGPROBS
+        ratios = await log_ratios(pool, place, policy, base, only=only, concurrency=concurrency, progress=progress)
     return Pool(selector=selected, judge=judged, log_ratios=ratios)
