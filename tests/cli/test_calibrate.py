@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from inferalign.cli.main import main
+from inferalign.core.errors import InputError
 from inferalign.core.records import read_records
 from inferalign.core.types import Prompt, Score, Unscored
 from inferalign.ctrl.anchors import ARRAYS, CARD, AnchorSet
+from inferalign.ctrl.reward import CalibratedReward
 from inferalign.scorers.self_eval import SelfEval
+from inferalign.theory.transforms import Identity
 from tests.cli.test_generate import write_prompts
 
 
@@ -223,6 +226,45 @@ def test_a_constant_reward_is_an_error_and_writes_no_anchors(
         assert said in refused(arguments(llama_dir, prompts, run, short_template), capsys)
         assert not (run / CARD).exists()
         assert len(list(read_records(run))) == 2
+
+
+def test_repeating_after_the_judge_was_away_scores_again_what_it_failed_on(
+    tmp_path: Path,
+    llama_dir: Path,
+    short_template: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = SelfEval.score
+
+    async def away(self: SelfEval, prompt: Prompt, responses: Any, *rest: Any) -> Any:
+        if prompt.id == "p1":
+            return [Unscored("the judge is away", blame="judge")] * len(responses)
+        return await judge(self, prompt, responses, *rest)
+
+    prompts, run = write_prompts(tmp_path / "p.jsonl", 3), tmp_path / "run"
+    command = arguments(llama_dir, prompts, run, short_template)
+    assert main(arguments(llama_dir, prompts, tmp_path / "whole", short_template)) == 0
+    monkeypatch.setattr(SelfEval, "score", away)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert (said["unscored"]["judge"], said["too_few"], said["scored_again"]) == (4, 1, 0)
+    assert "repeat this, or `train` refuses them" in out
+    with pytest.raises(InputError, match=r"'p1' has 0 anchors .* repeat the `inferalign calibrate` that drew them"):
+        CalibratedReward(AnchorSet.load(run), Identity()).require(["p1"])
+    monkeypatch.setattr(SelfEval, "score", judge)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert (said["unscored"]["judge"], said["too_few"], said["scored_again"]) == (0, 0, 4)
+    assert "the judge was asked again about 4 rollouts that it had failed on" in out
+    CalibratedReward(AnchorSet.load(run), Identity()).require(["p1"])
+    whole, found = AnchorSet.load(tmp_path / "whole"), AnchorSet.load(run)
+    assert rollouts(run) == rollouts(tmp_path / "whole")
+    assert found.scores.values == pytest.approx(whole.scores.values, abs=1e-5)
+    assert main(command) == 0
+    assert AnchorSet.load(run).card.digest == found.card.digest
 
 
 def test_another_model_is_refused_by_what_differs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,18 @@ import pytest
 
 pytest.importorskip("inferalign.ctrl.ray_rollouts")  # before Ray: it says where Ray may listen
 
+import numpy as np
 import ray.util
 from ray.exceptions import RayActorError, RayTaskError
 
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.core.files import dump_json, parse_json
 from inferalign.core.jobs import QUIET
-from inferalign.core.types import Prompt
+from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.ray_rollouts import OnRay, Worker, _prompt, _ray_errors, as_row
-from inferalign.ctrl.rollout_records import from_record, read_rollouts, to_record
+from inferalign.ctrl.rollout_records import Rollouts, from_record, read_rollouts, to_record
 from inferalign.ctrl.rollouts import Job, Local, calibrate
+from inferalign.ctrl.scored import JUDGE, Scored
 from inferalign.procedures.base import Sampling
 from tests.toy import a_prompt
 
@@ -52,9 +56,19 @@ def test_a_worker_makes_the_local_records_and_tells_its_errors(llama_dir: Path, 
         found, local = from_record(parse_json(row["record"])), from_record(records[prompt.id])
         assert found.token_ids == local.token_ids
         assert found.scores.values == pytest.approx(local.scores.values, abs=1e-5)
+        again = from_record(parse_json(worker(as_row(prompt, failed(local)))["record"]))
+        assert again.token_ids == local.token_ids
+        assert again.scores.values == pytest.approx(local.scores.values, abs=1e-5)
+        assert (again.failed, again.usage.generator) == ([], local.usage.generator)
     row = worker(as_row(LONG))
     assert row["record"] == b""
     assert "shorten the prompt" in row["error"]
+
+
+def failed(rollouts: Rollouts) -> Rollouts:
+    """As they would be if the judge had been away for the last two of the three."""
+    values = rollouts.scores.values * (1, 0, 0)
+    return replace(rollouts, scores=Scored(values, np.array([0, JUDGE, JUDGE], dtype=np.uint8)))
 
 
 def test_a_prompt_travels_whole() -> None:
@@ -102,6 +116,10 @@ def test_no_workers(llama_dir: Path, short_template: str) -> None:
         OnRay(a_job(llama_dir, short_template), 0)
 
 
+async def judge_away(prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
+    return [Unscored("the judge is away", blame="judge")] * len(responses)
+
+
 @pytest.mark.slow
 def test_two_workers_make_what_one_process_makes(tmp_path: Path, llama_dir: Path, short_template: str) -> None:
     """One cluster for all of it, as starting one takes seconds: facts, records, a failed prompt, the address."""
@@ -109,10 +127,14 @@ def test_two_workers_make_what_one_process_makes(tmp_path: Path, llama_dir: Path
     local = Local(job.load(), 2)
     whole = calibrate(local, prompts(4), tmp_path / "local", k=3, seed=3)
     assert whole.anchors
+    away = job.load()
+    away.scorer.score = judge_away  # type: ignore[method-assign]
+    calibrate(Local(away, 2), prompts(4), tmp_path / "away", k=3, seed=3)
     with OnRay(job, 2) as source:
         assert ray.util.get_node_ip_address() == "127.0.0.1"
         with pytest.raises(RunError, match="1 of 5 items failed: long: "):
             calibrate(source, [*prompts(4), LONG], tmp_path / "ray", k=3, seed=3)
+        again = calibrate(source, prompts(4), tmp_path / "away", k=3, seed=3)
     assert not ray.is_initialized()
     expected = {each.prompt_id: each for each in read_rollouts(tmp_path / "local")}
     found = {each.prompt_id: each for each in read_rollouts(tmp_path / "ray")}
@@ -122,6 +144,9 @@ def test_two_workers_make_what_one_process_makes(tmp_path: Path, llama_dir: Path
         assert rollouts.stops == expected[name].stops
         assert rollouts.scores.values == pytest.approx(expected[name].scores.values, abs=1e-5)
         assert dump_json(to_record(rollouts)["reasons"]) == b"{}"
+    assert again.scored_again == 12
+    assert again.anchors
+    assert again.anchors.scores.values == pytest.approx(whole.anchors.scores.values, abs=1e-5)
     config = parse_json((tmp_path / "ray" / "config.json").read_bytes())
     same = parse_json((tmp_path / "local" / "config.json").read_bytes())
     assert config.pop("prompts_sha256") != same.pop("prompts_sha256")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inferalign.core.errors import RunError
-from inferalign.core.types import StopReason, Unscored
+from inferalign.core.types import RoleUsage, Score, StopReason, Unscored
 from inferalign.ctrl.anchors import prompts_sha256
 from inferalign.ctrl.rollout_records import from_record, gather, to_record
 from inferalign.ctrl.scored import JUDGE
@@ -30,7 +30,14 @@ def test_a_missing_score_is_null_in_a_record() -> None:
     found = to_record(asyncio.run(a_roller(lambda *_: Unscored("no", blame="judge"))(a_prompt())))
     assert found["scores"] == [None] * K
     assert found["blame"] == [JUDGE] * K
-    assert found["reasons"] == {"no": K}
+    assert found["reasons"] == found["judge_reasons"] == {"no": K}
+
+
+def test_records_of_before_reasons_were_kept_apart_are_read() -> None:
+    record = to_record(asyncio.run(a_roller(lambda *_: Unscored("no", blame="judge"))(a_prompt())))
+    del record["judge_reasons"]
+    again = from_record(record).scored_again([Score(1.0)] * K, RoleUsage(), 0.0)
+    assert (again.failed, again.reasons) == ([], {})
 
 
 def test_records_of_another_k_are_refused(tmp_path: Path) -> None:

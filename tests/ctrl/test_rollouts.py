@@ -135,12 +135,147 @@ def test_the_anchors_are_what_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_read_and_not_made_again(tmp_path: Path) -> None:
-    first = made(tmp_path, prompts(2))
+    first = made(tmp_path, prompts(2), a_roller(by_length))
     again = made(tmp_path, prompts(2), stopped_after(0))
     assert first.anchors
     assert again.anchors
     assert again.anchors.card.digest == first.anchors.card.digest
-    assert again.tokens_per_second is None
+    assert (again.tokens_per_second, again.scored_again) == (None, 0)
+
+
+def by_length(prompt: Prompt, answer: Completion) -> Verdict:
+    """A judge that never fails."""
+    return Unscored("it holds a B", blame="response") if "B" in answer.text else Score(float(len(answer.text)))
+
+
+def away_for(*names: str, but: int = 0) -> Roller:
+    """A judge that is away when it is asked about these prompts, but for the first `but` of such calls."""
+    left = [but]
+
+    def rule(prompt: Prompt, answer: Completion) -> Verdict:
+        if prompt.id not in names or "B" in answer.text or left[0] > 0:
+            left[0] -= prompt.id in names and "B" not in answer.text
+            return by_length(prompt, answer)
+        return Unscored("the judge is away", blame="judge")
+
+    return a_roller(rule)
+
+
+def drawing_nothing(rule: Callable[[Prompt, Completion], Verdict] = by_length) -> Roller:
+    roller = a_roller(rule)
+
+    async def sample(*_: Any) -> Any:
+        raise AssertionError("something was drawn")
+
+    roller.engine.sample = sample  # type: ignore[method-assign]
+    return roller
+
+
+def asked_about(roller: Roller) -> list[tuple[str, str]]:
+    assert isinstance(roller.scorer, ScriptedScorer)
+    return [(prompt.id, answer.text) for prompt, answer in roller.scorer.requests]
+
+
+def test_what_the_judge_failed_on_is_scored_again_and_nothing_is_drawn(tmp_path: Path) -> None:
+    asked = prompts(4)
+    whole = made(tmp_path / "whole", asked, a_roller(by_length))
+    first = made(tmp_path / "run", asked, away_for("p1", "p2", but=2))
+    records = (tmp_path / "run" / "records" / "main.jsonl").read_bytes()
+    judge = drawing_nothing()
+    again = made(tmp_path / "run", asked, judge)
+    assert whole.anchors
+    assert first.anchors
+    assert again.anchors
+    failed = first.anchors.card.unscored["judge"]
+    assert 0 < failed < 2 * K
+    assert first.reasons["the judge is away"] == failed
+    assert first.anchors.card.digest != whole.anchors.card.digest
+    assert {name for name, _ in asked_about(judge)} == {"p1", "p2"}
+    assert len(asked_about(judge)) == again.scored_again == failed, "no verdict that stands is asked for twice"
+    assert again.anchors.card.digest == whole.anchors.card.digest
+    assert np.array_equal(again.anchors.scores.values, whole.anchors.scores.values)
+    assert again.reasons == whole.reasons
+    assert again.anchors.card.usage["generator"] == whole.anchors.card.usage["generator"]
+    assert (tmp_path / "run" / "records" / "main.jsonl").read_bytes() == records, "what was drawn is not written again"
+    assert made(tmp_path / "run", asked, stopped_after(0)).scored_again == 0, "and now it is finished"
+
+
+def test_the_judge_is_asked_about_the_answers_that_were_drawn(tmp_path: Path) -> None:
+    first, again = away_for("p0", "p1"), drawing_nothing()
+    made(tmp_path, prompts(2), first, concurrency=1)
+    made(tmp_path, prompts(2), again, concurrency=1)
+    assert isinstance(first.scorer, ScriptedScorer)
+    assert isinstance(again.scorer, ScriptedScorer)
+    assert again.scorer.requests == [each for each in first.scorer.requests if "B" not in each[1].text]
+
+
+def test_a_kill_while_scoring_again_loses_no_verdict(tmp_path: Path) -> None:
+    asked = prompts(4)
+    whole = made(tmp_path / "whole", asked, a_roller(by_length))
+    made(tmp_path / "run", asked, away_for("p0", "p1", "p2"))
+    before = {each.prompt_id: len(each.failed) for each in read_rollouts(tmp_path / "run")}
+
+    def killed_at_p1(prompt: Prompt, answer: Completion) -> Verdict:
+        if prompt.id == "p1":
+            raise Stop
+        return by_length(prompt, answer)
+
+    with pytest.raises(Stop):
+        made(tmp_path / "run", asked, drawing_nothing(killed_at_p1), concurrency=1)
+    left = {each.prompt_id: len(each.failed) for each in read_rollouts(tmp_path / "run")}
+    assert left == before | {"p0": 0}
+    with (tmp_path / "run" / "rescored" / "records" / "main.jsonl").open("ab") as file:
+        file.write(b'{"id":"1:p1","prompt":"p1","sco')  # as a kill within a write leaves it
+    found = made(tmp_path / "run", asked, drawing_nothing())
+    assert found.scored_again == before["p1"] + before["p2"]
+    assert whole.anchors
+    assert found.anchors
+    assert found.anchors.card.digest == whole.anchors.card.digest
+
+
+def test_a_judge_that_fails_again_is_asked_again(tmp_path: Path) -> None:
+    asked = prompts(2)
+    whole = made(tmp_path / "whole", asked, a_roller(by_length))
+    outcomes = [made(tmp_path / "run", asked, away_for("p1", but=but)) for but in (1, 1, 0, K)]
+    failed = [outcome.reasons.get("the judge is away", 0) for outcome in outcomes]
+    assert failed[0] > failed[1] == failed[2] > failed[3] == 0, "a verdict that was reached stays"
+    for outcome in outcomes:
+        assert outcome.anchors
+        assert sum(outcome.reasons.values()) == sum(outcome.anchors.card.unscored.values())
+    assert whole.anchors
+    assert outcomes[-1].anchors
+    assert outcomes[-1].anchors.card.digest == whole.anchors.card.digest
+
+
+def test_rollouts_are_drawn_and_others_scored_again_by_one_command_and_in_any_shards(tmp_path: Path) -> None:
+    asked = prompts(6)
+    whole = made(tmp_path / "whole", asked, a_roller(by_length))
+    made(tmp_path / "run", asked, away_for("p0", "p1", "p2"), shard="1/2")
+    made(tmp_path / "run", asked, away_for("p0", "p1", "p2"))  # draws the other half
+    for shard in ("1/2", "2/2"):
+        found = made(tmp_path / "run", asked, drawing_nothing(), shard=shard)
+    assert whole.anchors
+    assert found.anchors
+    assert found.anchors.card.digest == whole.anchors.card.digest
+
+
+def test_what_costs_to_score_again_is_counted(tmp_path: Path) -> None:
+    class Charging(ScriptedScorer):
+        async def score(
+            self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage
+        ) -> list[Score | Unscored]:
+            usage.tokens_fed += len(responses)
+            return await super().score(prompt, responses, usage)
+
+    def fed(rule: Callable[[Prompt, Completion], Verdict]) -> int:
+        roller = a_roller()
+        roller.scorer = Charging(rule)
+        found = made(tmp_path, prompts(2), roller)
+        assert found.anchors
+        return int(found.anchors.card.usage["evaluator"]["tokens_fed"])
+
+    assert [fed(lambda *_: Unscored("away", blame="judge")) for _ in range(2)] == [2 * K, 4 * K]
+    assert [fed(by_length) for _ in range(2)] == [6 * K, 6 * K]
 
 
 def test_two_shards_make_one_set(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class CalibrateOptions:
 
 
 def calibrate(options: CalibrateOptions) -> None:
-    """Draw and score K reference rollouts a prompt, resumably."""
+    """Draw and score K reference rollouts a prompt, resumably; repeated, score again what the judge failed on."""
     from inferalign.cli.generate import at_once
     from inferalign.cli.tables import emit, show
     from inferalign.core.files import write_json_atomic
@@ -92,6 +92,9 @@ def calibrate(options: CalibrateOptions) -> None:
         raise KeyboardInterrupt(len(done_ids(options.run, KIND)) if begun else 0) from None
     said: dict[str, Any] = {"run": str(options.run), "k": k, "advice": advice and advice.as_json()}
     said |= {"finished": made.finished, "tokens_per_second": made.tokens_per_second}
+    said |= {"scored_again": made.scored_again}
+    if made.scored_again:
+        show(f"the judge was asked again about {made.scored_again:,} rollouts that it had failed on")
     if made.anchors is None:
         show(f"{made.finished} of {len(prompts)} prompts are done; the shard that ends last writes the anchors")
         emit(said)
@@ -168,8 +171,8 @@ def _table(quality: Quality, made: Outcome) -> Table:
         "pairs that tie": f"{100 * quality.tied:.2f} %",
         "prompts with one score only: calibrated to 0.5, they teach nothing": f"{quality.constant:,}",
         "rollouts that could not be judged (they rank last)": f"{quality.unscored['response']:,}",
-        "rollouts that the judge failed on (left out)": f"{quality.unscored['judge']:,}",
-        "prompts with fewer than 2 anchors left: keep them out of training": f"{quality.too_few:,}",
+        "rollouts that the judge failed on (left out; repeat this to score them)": f"{quality.unscored['judge']:,}",
+        "prompts with fewer than 2 anchors left: repeat this, or `train` refuses them": f"{quality.too_few:,}",
         "tokens": f"{quality.tokens:,}",
         "tokens a rollout": f"{quality.mean_length:.1f}",
     }

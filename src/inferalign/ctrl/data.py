@@ -46,7 +46,8 @@ def render(prompts: Sequence[Prompt], chat: ChatFormat, *, room: int) -> list[Re
         if len(token_ids) > room:
             raise ContextOverflow(
                 f"prompt {prompt_id!r} has {len(token_ids)} tokens, and {room} leave room for an answer: shorten it, "
-                "leave it out, or give a smaller max_new_tokens"
+                "leave it out, or give a smaller max_new_tokens, and draw anchors for that (`inferalign calibrate`, "
+                "another --run): those of other prompts or of a longer answer are refused"
             )
     return rendered
 

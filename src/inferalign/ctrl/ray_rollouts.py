@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -35,8 +35,8 @@ from inferalign.core.errors import InferalignError, InputError, RunError
 from inferalign.core.files import dump_json, parse_json
 from inferalign.core.jobs import Progress
 from inferalign.core.types import Message, Prompt
-from inferalign.ctrl.rollout_records import to_record
-from inferalign.ctrl.rollouts import Job
+from inferalign.ctrl.rollout_records import Rollouts, from_record, to_record
+from inferalign.ctrl.rollouts import Job, Stored
 
 LOOPBACK = "127.0.0.1"
 _SHOWN = 5
@@ -50,9 +50,12 @@ class Worker:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The record as JSON bytes, or else why there is none: one prompt's error must not end the others' work."""
-        prompt = _prompt(row["prompt"])
+        prompt, drawn = _prompt(row["prompt"]), row["drawn"]
         try:
-            rollouts = asyncio.run(self.roller(prompt))
+            if drawn:
+                rollouts = asyncio.run(self.roller.score_again(Stored(prompt, from_record(parse_json(drawn)))))
+            else:
+                rollouts = asyncio.run(self.roller(prompt))
         except InferalignError as error:
             return {"id": prompt.id, "record": b"", "error": str(error)}
         return {"id": prompt.id, "record": dump_json(to_record(rollouts)), "error": ""}
@@ -85,8 +88,19 @@ class OnRay:
         return found
 
     def make(self, prompts: Sequence[Prompt], keep: Callable[[Mapping[str, Any]], None], progress: Progress) -> None:
-        """As `Source.make`. Every prompt is a block of its own, so that its record is kept when it is done."""
-        items = [as_row(prompt) for prompt in prompts]
+        """As `Source.make`."""
+        self._map([as_row(prompt) for prompt in prompts], keep, progress)
+
+    def score_again(
+        self, stored: Iterable[Stored], keep: Callable[[Mapping[str, Any]], None], progress: Progress
+    ) -> None:
+        """As `Source.score_again`. All that is stored is in the cluster's memory at once."""
+        self._map([as_row(*each) for each in stored], keep, progress)
+
+    def _map(
+        self, items: Sequence[Mapping[str, bytes]], keep: Callable[[Mapping[str, Any]], None], progress: Progress
+    ) -> None:
+        """Every prompt is a block of its own, so that its record is kept when it is done."""
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
             Worker,
             fn_constructor_args=(self.job,),
@@ -104,7 +118,7 @@ class OnRay:
         if failed:
             more = f" ... and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
             raise RunError(
-                f"{len(failed)} of {len(prompts)} items failed: {'; '.join(failed[:_SHOWN])}{more}. What finished is "
+                f"{len(failed)} of {len(items)} items failed: {'; '.join(failed[:_SHOWN])}{more}. What finished is "
                 "kept; repeat to try the failed ones again."
             )
 
@@ -116,9 +130,9 @@ class OnRay:
         return {"num_cpus": 1, "num_gpus": 1} if wants else {"num_cpus": 1}
 
 
-def as_row(prompt: Prompt) -> dict[str, bytes]:
-    """A row of the dataset. Plain JSON, so that nothing is pickled into it."""
-    return {"prompt": dump_json(to_dict(prompt))}
+def as_row(prompt: Prompt, drawn: Rollouts | None = None) -> dict[str, bytes]:
+    """A row of the dataset, with the rollouts that are only to be scored again. Plain JSON: nothing is pickled."""
+    return {"prompt": dump_json(to_dict(prompt)), "drawn": b"" if drawn is None else dump_json(to_record(drawn))}
 
 
 def _prompt(data: bytes) -> Prompt:

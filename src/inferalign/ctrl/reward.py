@@ -234,12 +234,14 @@ def _refusals(anchors: AnchorScores, kind: Kind) -> dict[str, str]:
         if usable < FEWEST:
             why[name] = (
                 f"prompt {name!r} has {usable} anchors that the judge did not fail on, and needs at least {FEWEST}: "
-                "score its rollouts again, or leave it out of the training"
+                "repeat the `inferalign calibrate` that drew them, which scores again what the judge failed on, or "
+                "calibrate into another --run without this prompt"
             )
         elif not judged and not isinstance(kind, Transform):
             why[name] = (
-                f"no anchor of prompt {name!r} was scored, so an uncalibrated reward has no worst value there: leave "
-                "it out of the training, or give a calibrated reward, for example `identity`"
+                f"no anchor of prompt {name!r} was scored, so an uncalibrated reward has no worst value there: "
+                "give a calibrated reward, for example `identity`, or calibrate into another --run without "
+                "this prompt"
             )
     return why
 

@@ -4,6 +4,10 @@ One prompt's K draws are one unit of work. They share the computation of their p
 in one call, so that a unit gives the same tokens and scores wherever, whenever and beside whatever it is done. Draw k
 of a prompt depends on the seed, the prompt's id and k alone (`procedures.sample`), under a name of its own: the same
 seed given to `generate` draws other answers, so that no anchor is met again as a sample.
+
+What the judge failed on is scored again when the command is repeated, from the tokens that were kept. The verdicts that
+stand are not asked for twice. So a run whose judge failed for a while ends as one whose judge never did: in the same
+rollouts, and in the same scores up to the rounding of a smaller call.
 """
 
 from __future__ import annotations
@@ -11,21 +15,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from inferalign.core.environment import environment
 from inferalign.core.errors import InputError
 from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.records import RunFolder
 from inferalign.core.seeds import derive
-from inferalign.core.types import Prompt, Unscored, Usage
+from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored, Usage
 from inferalign.ctrl.anchor_quality import check_count
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet, facts, prompts_sha256
-from inferalign.ctrl.rollout_records import KIND, Rollouts, gather, to_record
+from inferalign.ctrl.rollout_records import (
+    KIND,
+    RESCORED,
+    RESCORED_KIND,
+    Rollouts,
+    gather,
+    read_rescored,
+    read_rollouts,
+    to_record,
+    to_rescored,
+    why_unscored,
+)
 from inferalign.ctrl.scored import Scored
 from inferalign.engines.base import Engine
 from inferalign.engines.chat import ChatFormat
@@ -70,6 +85,17 @@ class Job:
         return Roller(loaded.engine, loaded.chat, scorer, k=self.k, seed=self.seed, sampling=self.sampling)
 
 
+class Stored(NamedTuple):
+    """Rollouts that were drawn, of a prompt on which the judge failed."""
+
+    prompt: Prompt
+    rollouts: Rollouts
+
+    @property
+    def id(self) -> str:
+        return self.prompt.id
+
+
 class Roller:
     """Draws and scores the K rollouts of one prompt after the other, or of several at once."""
 
@@ -96,21 +122,47 @@ class Roller:
         drawn = await draw(
             self.engine, self.chat, prompt, self.k, seed=root, sampling=self.sampling, usage=usage.generator
         )
-        verdicts = await self.scorer.score(prompt, drawn, usage.evaluator)
-        if len(verdicts) != len(drawn):
-            raise InputError(f"the scorer {self.scorer.name!r} gave {len(verdicts)} verdicts on {len(drawn)} responses")
-        self.engine.forget(self.chat.prompt_ids(prompt))
+        verdicts = await self._verdicts(prompt, drawn, usage.evaluator)
+        reasons, judge_reasons = why_unscored(verdicts)
         return Rollouts(
             prompt_id=prompt.id,
             token_ids=tuple(completion.token_ids for completion in drawn),
             logprobs=tuple(completion.logprob for completion in drawn),
             stops=tuple(completion.stop for completion in drawn),
             scores=Scored.of(verdicts),
-            reasons=Counter(verdict.reason for verdict in verdicts if isinstance(verdict, Unscored)),
+            reasons=reasons,
+            judge_reasons=judge_reasons,
             determinism=self.engine.determinism,
             usage=usage,
             seconds=perf_counter() - started,
         )
+
+    async def score_again(self, stored: Stored) -> Rollouts:
+        """The same rollouts with new verdicts where the judge failed. Nothing is drawn. Raises as a call does."""
+        started, spent = perf_counter(), RoleUsage()
+        prompt, rollouts = stored
+        answers = [
+            Completion(
+                token_ids=rollouts.token_ids[draw],
+                text=self.chat.decode(rollouts.token_ids[draw]),
+                stop=rollouts.stops[draw],
+                logprob=rollouts.logprobs[draw],
+            )
+            for draw in rollouts.failed
+        ]
+        verdicts = await self._verdicts(prompt, answers, spent)
+        return rollouts.scored_again(verdicts, spent, perf_counter() - started)
+
+    async def _verdicts(
+        self, prompt: Prompt, answers: Sequence[Completion], spent: RoleUsage
+    ) -> list[Score | Unscored]:
+        verdicts = await self.scorer.score(prompt, answers, spent)
+        if len(verdicts) != len(answers):
+            raise InputError(
+                f"the scorer {self.scorer.name!r} gave {len(verdicts)} verdicts on {len(answers)} responses"
+            )
+        self.engine.forget(self.chat.prompt_ids(prompt))
+        return verdicts
 
 
 def _check(k: int, sampling: Sampling) -> None:
@@ -128,6 +180,12 @@ class Source(Protocol):
 
     def make(self, prompts: Sequence[Prompt], keep: Callable[[Mapping[str, Any]], None], progress: Progress) -> None:
         """Give the record of each prompt's rollouts to `keep`, as they come. Raises `RunError` when some failed."""
+        ...
+
+    def score_again(
+        self, stored: Iterable[Stored], keep: Callable[[Mapping[str, Any]], None], progress: Progress
+    ) -> None:
+        """As `make`, of rollouts that were drawn before, with `Roller.score_again`'s verdicts."""
         ...
 
 
@@ -153,6 +211,19 @@ class Local:
             )
         )
 
+    def score_again(
+        self, stored: Iterable[Stored], keep: Callable[[Mapping[str, Any]], None], progress: Progress
+    ) -> None:
+        asyncio.run(
+            run_jobs(
+                stored,
+                self.roller.score_again,
+                on_result=lambda _, rollouts: keep(to_record(rollouts)),
+                concurrency=self.concurrency,
+                progress=progress,
+            )
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -166,6 +237,8 @@ class Outcome:
     """Why scores are missing, the most frequent first."""
     tokens_per_second: float | None
     """Of the tokens drawn by this command, scoring included; None when nothing was left to draw."""
+    scored_again: int
+    """Rollouts of earlier commands that the judge had failed on, and that it was asked about again by this one."""
 
 
 def calibrate(
@@ -180,16 +253,21 @@ def calibrate(
 ) -> Outcome:
     """Make the rollouts that the run folder lacks, and the anchors once all are there.
 
+    Rollouts of an earlier command that the judge failed on are scored again; one that it fails on now waits for the
+    next time.
+
     `k` and `seed` are those of `source`. Raises `RunError` when the folder was made by another configuration (naming
     what differs), when it is being written, or when prompts failed (the others are kept).
     """
     card = AnchorCard(**source.facts(), prompts_sha256=prompts_sha256(prompts), k=k, seed=seed)
-    drawn = Counter[str]()
+    drawn, rate = Counter[str](), None
     began = time.monotonic()
     with RunFolder.open(Path(run), card.decisive(), environment(), shard, KIND) as folder:
         mine = [prompt for prompt in prompts if folder.shard.takes(prompt.id)]
         todo = [prompt for prompt in mine if folder.wants(prompt.id)]
-        progress.advance(len(mine) - len(todo))
+        counts = {each.prompt_id: len(each.failed) for each in read_rollouts(run)}
+        failed = [prompt for prompt in mine if counts.get(prompt.id)]
+        progress.advance(len(mine) - len(todo) - len(failed))
 
         def keep(record: Mapping[str, Any]) -> None:
             folder.append(record)
@@ -197,6 +275,28 @@ def calibrate(
 
         if todo:
             source.make(todo, keep, progress)
-    rate = drawn["tokens"] / (time.monotonic() - began) if todo else None
+            rate = drawn["tokens"] / (time.monotonic() - began)
+        if failed:
+            with RunFolder.open(Path(run) / RESCORED, card.decisive(), environment(), shard, RESCORED_KIND) as later:
+                _score_again(source, failed, folder.path, later, progress)
     anchors, finished, reasons = gather(Path(run), card, prompts)
-    return Outcome(anchors=anchors, finished=finished, reasons=reasons, tokens_per_second=rate)
+    return Outcome(
+        anchors=anchors,
+        finished=finished,
+        reasons=reasons,
+        tokens_per_second=rate,
+        scored_again=sum(counts[prompt.id] for prompt in failed),
+    )
+
+
+def _score_again(source: Source, failed: Sequence[Prompt], run: Path, later: RunFolder, progress: Progress) -> None:
+    """Ask the judge again about what it failed on, and keep each prompt's verdicts in `later` as they come."""
+    asked = {prompt.id: prompt for prompt in failed}
+    attempts = {name: line["attempt"] for name, line in read_rescored(run).items()}
+    # Read as they are asked for: a judge that was away for long leaves more rollouts than memory may hold.
+    stored = (Stored(asked[each.prompt_id], each) for each in read_rollouts(run) if each.prompt_id in asked)
+    source.score_again(
+        stored,
+        lambda record: later.append(to_rescored(record, attempts.get(record["id"], 0) + 1)),
+        progress,
+    )

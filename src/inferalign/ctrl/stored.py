@@ -61,7 +61,7 @@ class StoredRollouts:
             if row is None or not _same(rollouts, anchors, row):
                 raise InputError(
                     f"{run} holds rollouts of prompt {rollouts.prompt_id!r} that are not those of its anchors: name "
-                    "the run folder that `inferalign calibrate` wrote, whole"
+                    "the run folder that `inferalign calibrate` wrote, whole, or repeat that command if it was stopped"
                 )
             tokens[row] = np.array([token for ids in rollouts.token_ids for token in ids], dtype=np.int32)
             ended[row] = [stop is StopReason.END for stop in rollouts.stops]
