@@ -167,6 +167,22 @@ def test_the_oracle_is_no_reward_unless_asked_for(
     assert "no model directory" in refused([*command, "--allow-oracle-guide"], capsys)
 
 
+def test_a_prompt_whose_answers_the_context_would_cut_is_refused_in_one_line(
+    tmp_path: Path, llama_dir: Path, short_template: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `train` would, but before anything is drawn."""
+    prompts = write_prompts(tmp_path / "p.jsonl", 2)
+    context = json.loads((llama_dir / "config.json").read_text())["max_position_embeddings"]
+    longer = ("--max-new-tokens", str(context - 3))
+    command = [a for a in arguments(llama_dir, prompts, tmp_path / "run", short_template) if a != "8"]
+    command = [a for a in command if a != "--max-new-tokens"]
+    said = refused([*command, *longer], capsys)
+    assert f"the model's context of {context} has no room for {context - 3} more (2 prompts" in said
+    assert "prompt 'p0' has" in said
+    assert "give a smaller --max-new-tokens" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_ray_it_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunError
 from inferalign.core.records import read_records
 from inferalign.core.seeds import derive
-from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
+from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReason, Unscored
 from inferalign.ctrl.rollout_records import KIND, read_rollouts
 from inferalign.ctrl.rollouts import Job, Local, Outcome, Roller, calibrate
 from inferalign.ctrl.scored import JUDGE, RESPONSE
@@ -314,10 +314,40 @@ def hotter() -> Roller:
 
 
 def test_a_failed_prompt_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
-    asked = [*prompts(2), a_prompt("long " * 40, "long")]
-    with pytest.raises(RunError, match="1 of 3 items failed: long:"):
-        made(tmp_path, asked, a_roller(context=60))
-    assert {record["id"] for record in read_records(tmp_path, KIND)} == {"p0", "p1"}
+    def endless(prompt: Prompt, answer: Completion) -> Verdict:
+        return Score(float("inf")) if prompt.id == "p1" else by_length(prompt, answer)
+
+    with pytest.raises(RunError, match="1 of 3 items failed: p1: a score is inf"):
+        made(tmp_path, prompts(3), a_roller(endless))
+    assert {record["id"] for record in read_records(tmp_path, KIND)} == {"p0", "p2"}
+
+
+def test_prompts_without_room_for_the_longest_answer_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    roller, asked = drawing_nothing(), [*prompts(1), a_prompt("short", "a"), a_prompt("longer", "b")]
+    taken = [len(roller.chat.prompt_ids(prompt)) for prompt in asked]
+    assert taken[0] > taken[2] > taken[1]
+    roller.engine.context_length = taken[2] + SHORT.max_new_tokens - 1  # type: ignore[misc]
+    with pytest.raises(ContextOverflow) as caught:
+        made(tmp_path / "run", asked, roller)
+    assert str(caught.value) == (
+        f"prompt 'p0' has {taken[0]} tokens, and the model's context of {taken[2] + 5} has no room for 6 more "
+        "(2 prompts are too long): shorten it, leave it out, or give a smaller --max-new-tokens"
+    )
+    assert not (tmp_path / "run").exists()
+    fitting = a_roller(context=taken[0] + SHORT.max_new_tokens)
+    made(tmp_path / "run", asked, fitting)
+    stops = {stop for each in read_rollouts(tmp_path / "run") for stop in each.stops}
+    assert StopReason.CONTEXT not in stops
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path: Path) -> None:
+    def refusing(prompt: Prompt) -> tuple[int, ...]:
+        raise InputError("the chat template refuses this conversation")
+
+    roller = drawing_nothing()
+    roller.chat.prompt_ids = refusing  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="prompt 'p0': the chat template refuses"):
+        made(tmp_path, prompts(2), roller)
 
 
 def test_a_prompt_that_fills_the_context() -> None:

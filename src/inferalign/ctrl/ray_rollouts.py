@@ -36,7 +36,7 @@ from inferalign.core.files import dump_json, parse_json
 from inferalign.core.jobs import Progress
 from inferalign.core.types import Message, Prompt
 from inferalign.ctrl.rollout_records import Rollouts, from_record, to_record
-from inferalign.ctrl.rollouts import Job, Stored
+from inferalign.ctrl.rollouts import Job, Local, Stored
 
 LOOPBACK = "127.0.0.1"
 _SHOWN = 5
@@ -81,10 +81,14 @@ class OnRay:
     ) -> None:
         self._cluster.close()
 
-    def facts(self) -> dict[str, Any]:
-        """As a worker sees them: its device and arithmetic, not those of this process. Raises as `Job.load` does."""
+    def facts(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """As a worker sees them: its device and arithmetic, not those of this process.
+
+        Raises as `Job.load` and `Source.facts` do.
+        """
+        rows = [as_row(prompt) for prompt in prompts]
         with _ray_errors():
-            found: dict[str, Any] = ray.get(ray.remote(_facts).options(**self._resources()).remote(self.job))
+            found: dict[str, Any] = ray.get(ray.remote(_facts).options(**self._resources()).remote(self.job, rows))
         return found
 
     def make(self, prompts: Sequence[Prompt], keep: Callable[[Mapping[str, Any]], None], progress: Progress) -> None:
@@ -142,8 +146,8 @@ def _prompt(data: bytes) -> Prompt:
     return Prompt(id=value["id"], messages=messages, meta=value["meta"], token_ids=None if ids is None else tuple(ids))
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    return job.load().facts()
+def _facts(job: Job, rows: Sequence[Mapping[str, bytes]]) -> dict[str, Any]:
+    return Local(job.load(), 1).facts([_prompt(row["prompt"]) for row in rows])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from inferalign.core.environment import environment
-from inferalign.core.errors import InputError
+from inferalign.core.errors import ContextOverflow, InputError
 from inferalign.core.jobs import QUIET, Progress, check_concurrency, run_jobs
 from inferalign.core.records import RunFolder
 from inferalign.core.seeds import derive
@@ -115,6 +115,26 @@ class Roller:
         """What the card says of model, template, sampling and scorer. Raises `InputError`, see `anchors.facts`."""
         return facts(self.engine, self.chat, self.scorer, self.sampling)
 
+    def check_room(self, prompts: Iterable[Prompt]) -> None:
+        """Raises `ContextOverflow` for a prompt beside which the context has no room for the longest answer.
+
+        Its answers would end at the context, although the card says at `max_new_tokens`, and training refuses it
+        (`ctrl.data.render`). Raises `InputError` for one that the chat template refuses.
+        """
+        context, longest = self.engine.context_length, self.sampling.max_new_tokens
+        taken = dict[str, int]()
+        for prompt in prompts:
+            try:
+                taken[prompt.id] = len(self.chat.prompt_ids(prompt))
+            except InputError as error:
+                raise InputError(f"prompt {prompt.id!r}: {error}") from error
+        if long := [name for name, tokens in taken.items() if tokens + longest > context]:
+            more = f" ({len(long)} prompts are too long)" if len(long) > 1 else ""
+            raise ContextOverflow(
+                f"prompt {long[0]!r} has {taken[long[0]]} tokens, and the model's context of {context} has no room for "
+                f"{longest} more{more}: shorten it, leave it out, or give a smaller --max-new-tokens"
+            )
+
     async def __call__(self, prompt: Prompt) -> Rollouts:
         """Raises `ContextOverflow` for a prompt that fills the context, `InputError` for a score that is not finite."""
         started, usage = perf_counter(), Usage()
@@ -174,8 +194,8 @@ def _check(k: int, sampling: Sampling) -> None:
 class Source(Protocol):
     """Where rollouts come from: this process (`Local`), or a Ray cluster (`ray_rollouts.OnRay`)."""
 
-    def facts(self) -> dict[str, Any]:
-        """As `Roller.facts`."""
+    def facts(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """As `Roller.facts`, for prompts that have room. Raises as it does, and as `Roller.check_room` does."""
         ...
 
     def make(self, prompts: Sequence[Prompt], keep: Callable[[Mapping[str, Any]], None], progress: Progress) -> None:
@@ -197,7 +217,8 @@ class Local:
         self.roller = roller
         self.concurrency = concurrency
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        self.roller.check_room(prompts)
         return self.roller.facts()
 
     def make(self, prompts: Sequence[Prompt], keep: Callable[[Mapping[str, Any]], None], progress: Progress) -> None:
@@ -257,9 +278,10 @@ def calibrate(
     next time.
 
     `k` and `seed` are those of `source`. Raises `RunError` when the folder was made by another configuration (naming
-    what differs), when it is being written, or when prompts failed (the others are kept).
+    what differs), when it is being written, or when prompts failed (the others are kept); before anything is drawn,
+    `ContextOverflow` for a prompt without room for an answer of `max_new_tokens`.
     """
-    card = AnchorCard(**source.facts(), prompts_sha256=prompts_sha256(prompts), k=k, seed=seed)
+    card = AnchorCard(**source.facts(prompts), prompts_sha256=prompts_sha256(prompts), k=k, seed=seed)
     drawn, rate = Counter[str](), None
     began = time.monotonic()
     with RunFolder.open(Path(run), card.decisive(), environment(), shard, KIND) as folder:
