@@ -255,7 +255,10 @@ def test_anchors_of_another_model(
     tmp_path: Path, common: list[str], llama_dir: Path, qwen_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     near = perturbed(llama_dir, tmp_path / "near", 0.1)
-    for model, words in ((near, 'weights is "sha256:'), (qwen_dir, "chat.chat_template_sha256 is")):
+    for model, words in (
+        (near, "the model's weights are others (--model)"),
+        (qwen_dir, "chat.chat_template_sha256 is"),
+    ):
         line = refused(with_flags(common, "--run", str(tmp_path / "run"), "--model", str(model)), capsys)
         assert "these anchors were made otherwise (" in line
         assert words in line

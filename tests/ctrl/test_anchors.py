@@ -88,13 +88,14 @@ def with_template(value: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"weights": "sha256:77"}, 'weights is "sha256:1234" there and "sha256:77" here'),
+        ({"weights": "sha256:77"}, "the model's weights are others (--model)"),
         ({"chat": with_template("d")}, 'chat.chat_template_sha256 is "c" there and "d" here'),
         ({"sampling": {**a_card().sampling, "temperature": 0.7}}, "sampling.temperature is 1.0 there and 0.7 here"),
         ({"sampling": {**a_card().sampling, "stop_ids": []}}, "sampling.stop_ids is [3] there and [] here"),
         ({"scorer": {"scorer": "reward", "weights": "sha256:8", "chat": {"template": "a"}}}, "scorer.weights is"),
         ({"scorer": {"scorer": "reward", "weights": "sha256:9", "chat": {"template": "b"}}}, "scorer.chat.template is"),
-        ({"prompts_sha256": "other"}, "prompts_sha256 is"),
+        ({"prompts_sha256": "other"}, "the prompts are others (--prompts)"),
+        ({"scorer": {"scorer": "self", "question": "c"}}, "the scorer is reward there and self here (--scorer)"),
         ({"k": 4}, "k is 3 there and 4 here"),
     ],
 )
@@ -106,7 +107,7 @@ def test_anchors_of_another_setting_are_refused(change: dict[str, Any], said: st
 
 
 def test_every_difference_is_listed() -> None:
-    with pytest.raises(InputError, match=r"k is 3 there and 4 here.*weights is"):
+    with pytest.raises(InputError, match=r"weights are others \(--model\); k is 3 there and 4 here"):
         a_set().require(a_card(k=4, weights="sha256:6"))
 
 

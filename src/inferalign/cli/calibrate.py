@@ -42,7 +42,7 @@ class CalibrateOptions:
     transform: str = "optimal"
     """What will be made of the calibrated reward: `identity`, `log`, `exp:10`, `power:7`, `one-shot`, `optimal`."""
     kl: float = 0.5
-    """The KL to the starting model that training will aim at, in nats; a higher one needs more rollouts."""
+    """The KL to the starting model that training will aim at, in nats: it decides how many rollouts are enough."""
     seed: int = 0
     """Every draw is derived from it and from the prompt's id; `generate` draws other answers from the same seed."""
     allow_oracle_guide: Annotated[bool, Parameter(negative="")] = False

@@ -43,6 +43,11 @@ TOP_P = 1.0
 
 _MACHINE = ("device", "kernels", "reuses_prefixes")
 """What says where something ran: it moves a score by rounding alone."""
+_OTHERS = {
+    "prompts_sha256": "the prompts are others (--prompts)",
+    "weights": "the model's weights are others (--model)",
+}
+"""What a hash that differs means."""
 _COMPARED = ("weights", "chat", "sampling", "scorer", "prompts_sha256", "k")
 
 
@@ -87,7 +92,14 @@ class AnchorCard:
 
         The machine that either ran on does not count, nor the seed; names count only where no hash stands for them.
         """
-        return list(differences(_compared(self), _compared(now)))
+        there, here = _compared(self), _compared(now)
+        told = [words for name, words in _OTHERS.items() if there[name] != here[name]]
+        if there["scorer"].get("scorer") != here["scorer"].get("scorer"):  # then every setting of theirs differs
+            names = (side["scorer"].get("scorer") for side in (there, here))
+            told.append("the scorer is {} there and {} here (--scorer)".format(*names))
+            there, here = ({key: value for key, value in side.items() if key != "scorer"} for side in (there, here))
+        there, here = ({key: value for key, value in side.items() if key not in _OTHERS} for side in (there, here))
+        return [*told, *differences(there, here)]
 
 
 @dataclass(frozen=True, eq=False)
