@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from inferalign.core.errors import InputError
-from inferalign.ctrl.beta import KlController, beta_for, beta_of_tilt, reward_kind
+from inferalign.ctrl.beta import KlController, _shifts, _unbiased, beta_for, beta_of_tilt, reward_kind
 from inferalign.ctrl.reward import HeldAnchors
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
 from inferalign.ctrl.settings import CtrlSettings
@@ -111,6 +111,25 @@ def test_few_anchors_give_the_kl_that_was_asked_for(law: str, scaled: bool) -> N
     scales = [row.std() if scaled else 1.0 for row in rows]
     beta = beta_of_tilt([row / by for row, by in zip(rows, scales, strict=True)], 0.5, scaled=scaled)
     assert np.mean([tilted_kl(whole / by, beta) for by in scales]) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_heavy_tails_do_not_keep_the_search_from_its_end(seed: int) -> None:
+    """Their estimate falls faster than the variance says; a search that trusted it ended at 1.14 with the first."""
+    draws = np.random.default_rng(seed).exponential(size=(20, 16))
+    rows = [(row - row.mean()) / row.std() for row in draws]
+    beta = beta_of_tilt(rows, 0.5, scaled=True)
+    assert np.mean([_unbiased(row / beta, _shifts(row))[0] for row in rows]) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_a_kl_that_the_estimate_never_comes_to_is_refused() -> None:
+    """Two tie at the top of four, and the KL goes to log 2 as beta does to 0: without a top one to log 3, else to
+    log 3/2. So the estimate goes to log 2 + 3 (log 2 - (log 3 + log 3/2) / 2) = 0.516.
+    """
+    row = np.array([0.0, 0.0, 1.0, 1.0])
+    assert beta_of_tilt([row], 0.51) > 0
+    with pytest.raises(InputError, match=r"below 0\.516, and 0\.6 is asked"):
+        beta_of_tilt([row], 0.6)
 
 
 def test_anchors_that_differ_in_one_alone_still_give_a_beta() -> None:

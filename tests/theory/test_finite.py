@@ -9,7 +9,16 @@ import pytest
 
 from inferalign.core.errors import InputError
 from inferalign.theory.blackbox import BetaMixture
-from inferalign.theory.finite import _mean_kl, _mean_loss, anchored, anchors_for, calibrated_values, fewest, harmonic
+from inferalign.theory.finite import (
+    _mean_kl,
+    _mean_loss,
+    anchored,
+    anchors_for,
+    calibrated_values,
+    fewest,
+    harmonic,
+    solve_beta,
+)
 from inferalign.theory.planner import find
 from inferalign.theory.procedures import Selection, best_of_n, sample, worst_of_n
 from inferalign.theory.transforms import Exponential, Identity, Log, Transform
@@ -146,3 +155,23 @@ def test_to_first_order_the_widths_that_were_drawn_do_not_matter() -> None:
     logs = (values - values.max()) / beta
     for mean in (lambda w: _mean_loss(selection, values, w, beta), lambda w: _mean_kl(logs, w)[0]):
         assert mean(even + tilt) == pytest.approx(mean(even), abs=2e-7)  # second order; the first is above 1e-5
+
+
+@pytest.mark.parametrize("variance", [1e-3, 0.3, 1.0, 30.0, math.inf])
+@pytest.mark.parametrize("start", [1e-4, 1.0, 1e4])
+def test_a_slope_that_is_wrong_costs_time_alone(variance: float, start: float) -> None:
+    """A KL of 1/2 beta^-2, whose true slope is 2 KL."""
+    beta = solve_beta(lambda at: (0.5 / at**2, variance / at**2), 0.32, start)
+    assert beta == pytest.approx(1.25, rel=1e-9)
+
+
+def test_a_kl_that_is_jumped_over_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"mean KL is 0\.5: near 2 it jumps to (1|0\.1); give"):
+        solve_beta(lambda at: (1.0 if at < 2 else 0.1, 1.0), 0.5, 1.0)
+
+
+def test_a_kl_that_the_draws_stop_short_of_takes_all_that_they_reach() -> None:
+    """All mass on the best cell, which is 1/17 wide in the mean."""
+    for transform in (Identity(), Log()):
+        found = anchored(sample(), transform, 16, 0.9999 * harmonic(16))
+        assert found.win_rate == pytest.approx(1 - 1 / (2 * 17), abs=1e-4)

@@ -23,7 +23,7 @@ from inferalign.ctrl.reward import UNJUDGEABLE, AnchorScores, CalibratedReward
 from inferalign.ctrl.reward_kinds import Kind, Standardised, parse_reward
 from inferalign.ctrl.scored import JUDGE, SCORED
 from inferalign.ctrl.settings import CtrlSettings
-from inferalign.theory.finite import solve_beta
+from inferalign.theory.finite import CLOSE, solve_beta
 from inferalign.theory.procedures import parse_selection
 from inferalign.theory.scores import forecast
 from inferalign.theory.transforms import Transform
@@ -96,11 +96,12 @@ def beta_of_tilt(rewards: list[Floats], kl: float, *, scaled: bool = False) -> f
     Rewards with an upper tail heavier than exponential (e^(normal), say) have no finite KL at any beta, and no anchors
     tell of it: there the KL comes out higher, the more so the fewer the anchors.
 
-    Raises `InputError` for a KL that they do not allow: a prompt of K distinct rewards stays below log K.
+    Raises `InputError` for a KL that they do not allow: a prompt of K distinct rewards stays below log K, and rewards
+    that tie at the top may not come as far as their share there would.
     """
     limit = float(np.mean([math.log(row.size / np.count_nonzero(row == row.max())) for row in rewards]))
     if kl >= limit:
-        raise InputError(f"these anchors allow a mean KL below {limit:.3f}, and {kl:g} is asked: give more, or less KL")
+        raise _too_much(kl, limit)
     shifts = [_shifts(row) if scaled else np.zeros(row.size) for row in rewards]
 
     def mean_kl(beta: float) -> tuple[float, float]:
@@ -108,7 +109,15 @@ def beta_of_tilt(rewards: list[Floats], kl: float, *, scaled: bool = False) -> f
         return float(np.mean([each[0] for each in found])), float(np.mean([each[1] for each in found]))
 
     start = math.sqrt(float(np.mean([row.var() for row in rewards])) / (2 * kl))
-    return solve_beta(mean_kl, kl, start)
+    beta = solve_beta(mean_kl, kl, start)
+    reached, _ = mean_kl(beta)
+    if reached < (1 - CLOSE) * kl:
+        raise _too_much(kl, reached)
+    return beta
+
+
+def _too_much(kl: float, limit: float) -> InputError:
+    return InputError(f"these anchors allow a mean KL below {limit:.3f}, and {kl:g} is asked: give more, or less KL")
 
 
 def _unbiased(a: Floats, shift: Floats) -> tuple[float, float]:

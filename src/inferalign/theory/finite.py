@@ -39,6 +39,14 @@ MAX_ANCHORS = 8192
 LARGEST = 65536
 """The largest K that is simulated at all."""
 EULER = 0.5772156649015329
+STEPS = 200
+"""Of a search for beta, at most."""
+STRIDE = 2.0
+"""Of such a search in log beta, where only one side of its KL has been seen."""
+FAR = 40.0
+"""In log beta from where it starts: nothing changes there any more."""
+CLOSE = 1e-4
+"""How far a KL may be from the one asked for, relative to it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def anchored(selection: Selection, transform: Transform, k: int, kl: float, *, d
             f"{fewest(kl)} anchors"
         )
     values, widths = calibrated_values(transform, k), _widths(k, draws or _draws(k))
+    values = values - values.max()  # that of log is below 0, and every weight would vanish as beta does
     start = math.sqrt(float(np.var(values)) / (2 * kl))
     beta = solve_beta(lambda at: _mean_kl(values / at, widths), kl, start)
     lose = _mean_loss(selection, values, widths, beta)
@@ -156,28 +165,51 @@ def _widths(k: int, draws: int) -> Floats:
 
 
 def solve_beta(mean_kl: Callable[[float], tuple[float, float]], kl: float, start: float) -> float:
-    """Newton on log(e^KL - 1) against log beta, in a bracket: d KL / d log beta = -E[Var_p(Phi / beta)].
+    """The beta at which a mean KL is `kl` nats: Newton on log(e^KL - 1) against log beta, held in a bracket.
 
-    mean_kl: the mean KL at a beta, and that variance. Just below the largest KL the draws may stop short of what their
-    expectation reaches: then a beta that gives all that they reach.
+    mean_kl: the mean KL at a beta, and E[Var_p(Phi / beta)], which is -d KL / d log beta. Of an estimate whose bias was
+    removed it is that roughly, and Newton may go to and fro for good: so wherever a step has not halved what is left,
+    the next halves the bracket. Both of its ends were looked at, so that it holds a beta even where KL does not fall
+    everywhere. Just below the largest KL the draws may stop short of what their expectation reaches: then a beta that
+    gives all that they reach. Raises `InputError` for a KL that is jumped over.
     """
-    x = math.log(start)
-    low, high = x - 40, x + 40
-    for _ in range(100):
+    begin = x = math.log(start)
+    low, high, before = -math.inf, math.inf, math.inf
+    for _ in range(STEPS):
         found, variance = mean_kl(math.exp(x))
         if abs(found - kl) <= 1e-10 * kl:
-            break
+            return math.exp(x)
         low, high = (x, high) if found > kl else (low, x)
-        x = _inside(x, found, variance, kl, low, high)
+        if abs(x - begin) > FAR:
+            break
+        excess = _log_expm1(found) - _log_expm1(kl)
+        newton = excess * -math.expm1(-found) / variance if found > 0 < variance else math.nan
+        x = _inside(x + newton if abs(excess) <= before / 2 else math.nan, low, high)
+        before = abs(excess)
+    stopped_short = math.isinf(low) and found < kl
+    if not stopped_short and not abs(found - kl) <= CLOSE * kl:
+        raise InputError(
+            f"no beta was found at which the mean KL is {kl:g}: near {math.exp(x):.3g} it jumps to {found:.4g}; give "
+            "another KL, or more anchors"
+        )
     return math.exp(x)
 
 
-def _inside(x: float, found: float, variance: float, kl: float, low: float, high: float) -> float:
-    if found > 0 < variance:
-        step = math.log(math.expm1(found) / math.expm1(kl)) * -math.expm1(-found) / variance
-        if low < x + step < high:
-            return x + step
-    return (low + high) / 2
+def _log_expm1(kl: float) -> float:
+    """log(e^kl - 1), minus infinity where an estimate is not above 0."""
+    return kl + math.log(-math.expm1(-kl)) if kl > 0 else -math.inf
+
+
+def _inside(x: float, low: float, high: float) -> float:
+    """x if it lies in the bracket, else its middle; one bound of `low` and `high` may be infinite, and is gone towards.
+
+    A bound that nobody has looked at is gone towards by `STRIDE` at most, so that no beta is leapt over.
+    """
+    if math.isinf(low):
+        return max(x, high - STRIDE) if x < high else high - STRIDE
+    if math.isinf(high):
+        return min(x, low + STRIDE) if x > low else low + STRIDE
+    return x if low < x < high else (low + high) / 2
 
 
 def _mean_kl(a: Floats, widths: Floats) -> tuple[float, float]:
