@@ -114,7 +114,7 @@ def test_a_prompt_that_the_reward_does_not_know_is_refused(chat: ChatFormat) -> 
 
 def test_a_policy_that_hides_ends_the_training(chat: ChatFormat) -> None:
     with pytest.raises(ScoringError, match="could not be judged"):
-        call(function(chat, expected=1)[0], [[] for _ in range(80)], ["p"] * 80)
+        call(function(chat)[0], [[] for _ in range(80)], ["p", "q"] * 40)
 
 
 def test_trl_sees_that_it_is_asynchronous(chat: ChatFormat) -> None:

@@ -76,8 +76,8 @@ def test_few_anchors_are_not_taken_for_the_truth() -> None:
 
 def test_growth_is_seen_beside_few_anchors_too() -> None:
     watch, ids, shown = few(16, 8, 0.05, 0)
-    seen = Seen(scored=102 * WINDOW, response=26 * WINDOW, unjudgeable_anchors=128 * WINDOW * shown)
-    with pytest.warns(UserWarning, match=r"20\.3% of the responses could not be judged"):
+    seen = Seen(scored=96 * WINDOW, response=32 * WINDOW, unjudgeable_anchors=128 * WINDOW * shown)
+    with pytest.warns(UserWarning, match=r"25\.0% of the responses could not be judged"):
         watch.add(seen, ids * WINDOW)
 
 
@@ -87,7 +87,9 @@ def test_the_noise_of_responses_and_anchors_by_hand() -> None:
     watch.add(Seen(scored=40, response=10, unjudgeable_anchors=5.0), ["a"] * 30 + ["b"] * 20)
     n = 50**2 / 170
     s = (10 + 0.1 * n) / (50 + n)
-    assert watch._variance(watch.window) == pytest.approx((50 + 170) * s * (1 - s))
+    assert watch._variance(watch.window, 0.0) == pytest.approx((50 + 170) * s * (1 - s))
+    s = (10 - 0.1 * 50 + 0.1 * n) / (50 + n)
+    assert watch._variance(watch.window, 0.1) == pytest.approx(50 * (s + 0.1) * (0.9 - s) + 170 * s * (1 - s))
 
 
 def test_growth_is_warned_of_once_and_then_stopped() -> None:
@@ -120,6 +122,31 @@ def test_a_judge_that_fails_is_told_apart() -> None:
         add(watch, Seen(judge=256))
 
 
+def test_the_first_verdicts_stop_a_training_only_where_they_are_clear() -> None:
+    """Half of 64 may be 32 by chance, give or take 4 standard errors of 4: up to 48 do not say that most fail."""
+    watch = watching()
+    with pytest.warns(UserWarning, match=r"75\.0% of the judge's verdicts failed"):
+        add(watch, Seen(scored=16, judge=48))
+    with pytest.raises(ScoringError, match=r"76\.6% of the judge's verdicts failed"):
+        add(watching(), Seen(scored=15, judge=49))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add(watching(), Seen(scored=48, judge=16))  # a tenth of 64 is 6.4, give or take 4 of 2.4
+        add(watching(), Seen(scored=64, above=48))
+    with pytest.warns(UserWarning, match="above the best anchor"):
+        add(watching(), Seen(scored=64, above=49))
+    with pytest.warns(UserWarning, match="judge's verdicts"):
+        add(watching(), Seen(scored=47, judge=17))
+
+
+def test_unjudgeable_text_stops_a_training_only_where_it_is_clear() -> None:
+    """A quarter of 64 is 16, give or take 4 standard errors of sqrt(64 / 4 * 3 / 4) = 3.46: up to 29."""
+    with pytest.warns(UserWarning, match=r"45\.3% of the responses could not be judged"):
+        add(watching(), Seen(scored=35, response=29))
+    with pytest.raises(ScoringError, match=r"46\.9% of the responses could not be judged"):
+        add(watching(), Seen(scored=34, response=30))
+
+
 def test_most_above_every_anchor_is_warned_of() -> None:
     """There the calibrated reward is 1 for all, and more KL buys nothing."""
     watch = watching()
@@ -127,4 +154,4 @@ def test_most_above_every_anchor_is_warned_of() -> None:
         warnings.simplefilter("error")
         repeat(watch, Seen(scored=64, above=32), WINDOW)
     with pytest.warns(UserWarning, match="above the best anchor of their prompt"):
-        repeat(watch, Seen(scored=64, above=33), WINDOW)
+        repeat(watch, Seen(scored=64, above=36), WINDOW)

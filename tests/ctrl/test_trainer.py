@@ -126,7 +126,7 @@ def test_few_anchors_that_all_responses_share_are_no_reason_to_stop(tmp_path: Pa
 
 def test_responses_that_the_judge_failed_on_count_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    reward = calibrated(tmp_path, range(1, 9), fails=(1, 2))
+    reward = calibrated(tmp_path, range(1, 9), fails=(2, 3, 6))
     original = CalibratedReward.standard_error
 
     def spy(self: CalibratedReward, ids: Sequence[str]) -> float:

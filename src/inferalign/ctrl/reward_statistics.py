@@ -20,7 +20,7 @@ from inferalign.core.errors import ScoringError
 WINDOW = 50
 """Calls that an alarm looks back on."""
 CLEAR = 4.0
-"""Standard errors by which a share must exceed what is expected before anything is said."""
+"""Standard errors by which a share must exceed a bound before anything is said."""
 WARN_EXCESS = 0.02
 """A warning: the share that cannot be judged is so far above that of the same prompts' anchors."""
 STOP_EXCESS = 0.25
@@ -104,7 +104,8 @@ class Watch:
         Warns once (`UserWarning`) for each of: responses that cannot be judged, more often than the anchors by
         `WARN_EXCESS`; a judge that fails more often than `WARN_JUDGE`; responses above every anchor, more often than
         `WARN_ABOVE`. Raises `ScoringError` beyond `STOP_EXCESS` and `STOP_JUDGE`. Each needs `FEWEST_TEXTS` responses,
-        and an excess of `CLEAR` standard errors, in the first case of both the responses' and the anchors' counts.
+        and a share that is above its bound by `CLEAR` of the standard errors that it has where the truth is at the
+        bound; in the first case these are of both the responses' and the anchors' counts.
         """
         self._calls.append(seen)
         self._prompts.append(Counter(prompt_ids))
@@ -117,7 +118,7 @@ class Watch:
             (WARN_EXCESS, STOP_EXCESS),
             "of the responses could not be judged, against {expected:.1%} of the anchors: the policy moves to text "
             "that the scorer cannot judge; look at some, and mend the scorer or raise beta",
-            self._variance(window),
+            lambda bound: self._variance(window, bound),
         )
         self._alarm(
             "judge",
@@ -132,25 +133,27 @@ class Watch:
             window.above,
             window.calibrated,
             0.0,
-            (WARN_ABOVE, math.inf),
+            (WARN_ABOVE, 1.0),  # more than all are never above: no training is stopped for it
             "of the responses are above the best anchor of their prompt, where the reward tells none from another: "
             "draw more anchors (`inferalign calibrate --k`), or aim at a smaller --kl",
         )
 
-    def _variance(self, window: Seen) -> float:
-        """Of the count of unjudgeable responses less the one that their prompts' anchors let expect, if they are alike.
+    def _variance(self, window: Seen, excess: float) -> float:
+        """Of the count of unjudgeable responses less the one that their prompts' anchors let expect.
 
-        m responses to a prompt with K anchors give (m + m^2 / K) s (1 - s), s the share of responses and anchors
-        together: a few anchors of which none is unjudgeable do not say that none can be. At least that of one.
+        m responses to a prompt with K anchors give m r (1 - r) + m^2 / K s (1 - s), s the share among reference draws
+        and r = s + excess that among responses. s is that of responses, less the excess, and anchors together: a few
+        anchors of which none is unjudgeable do not say that none can be.
         """
         texts = window.calibrated
-        if not texts:
-            return 1.0
         asked: Counter[str] = sum(self._prompts, Counter())
         squares = sum(m * m / self._anchors(name) for name, m in asked.items())
         independent = asked.total() ** 2 / squares
-        s = (window.response + window.unjudgeable_anchors / texts * independent) / (texts + independent)
-        return max((texts + squares) * s * (1 - s), 1.0)
+        expected = window.unjudgeable_anchors / texts * independent
+        s = (window.response - excess * texts + expected) / (texts + independent)
+        s = min(max(s, 0.0), 1 - excess)
+        r = s + excess
+        return texts * r * (1 - r) + squares * s * (1 - s)
 
     def _alarm(
         self,
@@ -160,16 +163,18 @@ class Watch:
         expected: float,
         bounds: tuple[float, float],
         words: str,
-        variance: float = 1.0,
+        variance: Callable[[float], float] | None = None,
     ) -> None:
-        if texts < FEWEST_TEXTS:
-            return
-        clear = found - expected > CLEAR * math.sqrt(variance)
-        excess = (found - expected) / texts
-        if not clear or excess <= bounds[0]:
+        """variance: of `found` less `expected` if the share is truly so far above; without one, the binomial's."""
+
+        def beyond(bound: float) -> bool:
+            spread = variance(bound) if variance else texts * bound * (1 - bound)
+            return found - expected - bound * texts > CLEAR * math.sqrt(spread)
+
+        if texts < FEWEST_TEXTS or not beyond(bounds[0]):
             return
         message = f"{found / texts:.1%} {words.format(expected=expected / texts)}"
-        if excess > bounds[1]:
+        if beyond(bounds[1]):
             raise ScoringError(message)
         if what not in self._warned:
             self._warned.add(what)
