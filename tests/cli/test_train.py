@@ -215,7 +215,7 @@ def test_a_scorer_that_judges_otherwise_than_it_did_is_found(
     run = tmp_path / "run"
     for score, words in (
         (shifted, "before step 1 the mean calibrated reward of 150 fresh draws of the starting model is 1.000"),
-        (away, "the judge failed on all 150"),
+        (away, "before step 1 the judge failed on 150 of 150 fresh draws"),
     ):
         monkeypatch.setattr(SelfEval, "score", score)
         assert words in refused(["train", *common, "--run", str(run)], capsys)

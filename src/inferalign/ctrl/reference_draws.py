@@ -15,15 +15,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import GenerationConfig, TrainerCallback
 
-from inferalign.core.errors import RunError
+from inferalign.core.errors import RunError, ScoringError
 from inferalign.core.seeds import derive
 from inferalign.core.types import TokenIds
 from inferalign.ctrl.data import Rendered
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.reward_statistics import Seen
+from inferalign.ctrl.reward_statistics import STOP_JUDGE, Seen, clearly_above
 from inferalign.ctrl.rloo import own_law
 from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.trainer import CtrlTrainer
@@ -51,31 +53,38 @@ class ReferenceDraws(TrainerCallback):  # type: ignore[misc]  # transformers is 
             own_law(trainer.ref_model)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Raises `RunError` when the mean is not 1/2, `ScoringError` when the judge failed on all."""
+        """Raises `RunError` when the mean is not 1/2, `ScoringError` when the judge failed on most."""
         step = self._trainer.step
         if step % self._settings.check_every:
             return
         chosen = choose(self._rendered, self._settings.seed, step)
-        seen = self._seen(chosen, step)
+        seen, judged = self._seen(chosen, step)
         for name, value in seen.metrics().items():
             self._trainer.log_before_step(PREFIX + name, value)
-        check_half(seen, self._reward.calibration.standard_error([prompt.prompt_id for prompt in chosen]), step)
+        check_judge(seen, step)
+        check_half(seen, self._reward.calibration.standard_error(judged), step)
 
-    def _seen(self, chosen: Sequence[Rendered], step: int) -> Seen:
-        """Every process draws for its share, and all know the sum."""
+    def _seen(self, chosen: Sequence[Rendered], step: int) -> tuple[Seen, list[str]]:
+        """The counts, and the prompt of each draw that has a calibrated reward.
+
+        Every process draws for its share, and all know of all.
+        """
         parallel = self._trainer.accelerator
         torch.manual_seed(derive(self._settings.seed, "reference", step, parallel.process_index))
         mine = chosen[parallel.process_index :: parallel.num_processes]
-        seen = Seen()
+        seen, judged = Seen(), list[str]()
         with reference_of(self._trainer) as model:
             for first in range(0, len(mine), self._settings.at_once):
                 part = mine[first : first + self._settings.at_once]
                 drawn = self._draw(model, [prompt.token_ids for prompt in part], f"reference draws from {first}")
-                scoring = self._reward.calibrated([prompt.prompt_id for prompt in part], drawn)
-                seen += asyncio.run_coroutine_threadsafe(scoring, self._trainer.async_loop).result().seen
+                asked = [prompt.prompt_id for prompt in part]
+                scoring = self._reward.calibrated(asked, drawn)
+                found = asyncio.run_coroutine_threadsafe(scoring, self._trainer.async_loop).result()
+                seen += found.seen
+                judged += [name for name, rank in zip(asked, found.ranks, strict=True) if not np.isnan(rank)]
         names = [each.name for each in fields(Seen)]
         counts = torch.tensor([getattr(seen, name) for name in names], dtype=torch.float64, device=parallel.device)
-        return Seen(**dict(zip(names, parallel.reduce(counts, "sum").tolist(), strict=True)))
+        return Seen(**dict(zip(names, parallel.reduce(counts, "sum").tolist(), strict=True))), gather_object(judged)
 
     def _draw(self, model: Any, prompts: Sequence[TokenIds], what: str) -> list[TokenIds]:
         trainer, most = self._trainer, self._settings.max_new_tokens
@@ -90,8 +99,21 @@ def choose(rendered: Sequence[Rendered], seed: int, step: int) -> list[Rendered]
     return [prompt for prompt in prompts for _ in range(min(MOST, -(-DRAWS // len(prompts))))]
 
 
+def check_judge(seen: Seen, step: int) -> None:
+    """Raises `ScoringError` when the judge failed on most of these draws: what is left says little of the anchors."""
+    texts = seen.calibrated + seen.judge
+    if seen.judge == texts or clearly_above(seen.judge, texts, STOP_JUDGE):
+        raise ScoringError(
+            f"before step {step + 1} the judge failed on {seen.judge:.0f} of {texts:.0f} fresh draws of the starting "
+            "model: check the judge, then repeat the command"
+        )
+
+
 def check_half(seen: Seen, standard_error: float, step: int) -> None:
-    """Raises `RunError` when the mean calibrated reward of reference draws is not 1/2."""
+    """Raises `RunError` when the mean calibrated reward of reference draws is not 1/2.
+
+    standard_error: of the mean over those of them that were judged.
+    """
     allowed = max(CLOSE, CLEAR * standard_error)
     if abs(seen.mean_rank - 0.5) > allowed:
         raise RunError(

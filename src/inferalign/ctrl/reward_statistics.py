@@ -84,6 +84,11 @@ class Seen:
         return found
 
 
+def clearly_above(found: float, texts: float, bound: float) -> bool:
+    """Whether `found` of so many are a share above the bound, by `CLEAR` standard errors of a share at the bound."""
+    return found - bound * texts > CLEAR * math.sqrt(texts * bound * (1 - bound))
+
+
 class Watch:
     """What was seen over the last `WINDOW` calls, and the alarms."""
 
@@ -165,11 +170,12 @@ class Watch:
         words: str,
         variance: Callable[[float], float] | None = None,
     ) -> None:
-        """variance: of `found` less `expected` if the share is truly so far above; without one, the binomial's."""
+        """variance: of `found` less `expected`, if the share is truly so far above; without one nothing is expected."""
 
         def beyond(bound: float) -> bool:
-            spread = variance(bound) if variance else texts * bound * (1 - bound)
-            return found - expected - bound * texts > CLEAR * math.sqrt(spread)
+            if variance is None:
+                return clearly_above(found, texts, bound)
+            return found - expected - bound * texts > CLEAR * math.sqrt(variance(bound))
 
         if texts < FEWEST_TEXTS or not beyond(bounds[0]):
             return
