@@ -87,6 +87,12 @@ def test_nothing_scored_is_refused_with_the_reasons(blame: int) -> None:
     assert "--scorer" in str(caught.value)
 
 
+def test_a_judge_that_left_no_prompt_two_anchors_is_named_with_its_reasons() -> None:
+    anchors = a_set([[1, 0, 0], [2, 0, 0]], [[SCORED, JUDGE, JUDGE]] * 2)
+    with pytest.raises(ScoringError, match=r"judge failed on 4 of 6 rollouts, .* the 2 anchors .*: timeout \(4\)"):
+        measure(anchors, {"timeout": 4})
+
+
 def test_the_planner_recommends() -> None:
     found = advise("best-of-n:4", "exp:10", 0.5)
     assert found.k == found.recommended

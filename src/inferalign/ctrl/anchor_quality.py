@@ -129,7 +129,9 @@ def usable(row: Scored) -> Floats:
 
 
 def measure(anchors: AnchorSet, reasons: Mapping[str, int] | None = None) -> Quality:
-    """Raises `ScoringError` when no prompt's anchors tell any two answers apart. `reasons` say why scores are missing.
+    """Raises `ScoringError` when no prompt's anchors tell any two answers apart, or no prompt has two.
+
+    reasons: why scores are missing, and how often.
 
     A scored mean of nothing is never made: it is raised before.
     """
@@ -164,9 +166,15 @@ def tied_pairs(values: Floats) -> float:
 
 def _useless(anchors: AnchorSet, constant: int, reasons: Mapping[str, int]) -> str:
     counts, total = anchors.scores.counts, anchors.lengths.size
+    why = "; ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:3])
+    because = f": {why}" if why else ""
     if counts.scored == 0:
-        why = "; ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:3])
-        found = f"none of {total} rollouts could be scored{': ' + why if why else ''}"
+        found = f"none of {total} rollouts could be scored{because}"
+    elif constant == 0:
+        return (
+            f"the judge failed on {counts.judge} of {total} rollouts, which leaves no prompt the {FEWEST} anchors that "
+            f"it needs{because}. Mend the judge and repeat the command, which asks it again about these"
+        )
     else:
         first = next(i for i in range(len(anchors.prompt_ids)) if anchors.scores.row(i).counts.scored)
         row = anchors.scores.row(first)
