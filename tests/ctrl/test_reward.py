@@ -58,6 +58,20 @@ def test_ranks_by_hand() -> None:
     assert reward.ranks(["a", "b", "b"], one(15.0, 15.0, 30.0)).tolist() == pytest.approx([1.0, 0.2, 0.5])
 
 
+@pytest.mark.parametrize("kind", [Identity(), Exponential(10.0), Raw(), Standardised()])
+def test_only_unjudgeable_text_without_calibration_hangs_on_what_else_is_in_the_call(kind: Kind) -> None:
+    """A step's responses in one call, and shared out to two: -5 is below all anchors."""
+    reward = CalibratedReward(held({"a": [0.0, 1.0, 2.0, 3.0], "b": [0.0, 1.0, 2.0, 4.0]}), kind)
+    seen = (-5.0, 1.5, 7.0, BLANK)
+    together = reward.rewards(["a"] * 4, one(*seen))
+    apart = np.concatenate([reward.rewards(["a"] * 2, one(*seen[i : i + 2])) for i in (0, 2)])
+    assert apart[:3].tolist() == together[:3].tolist()
+    if isinstance(kind, Transform):
+        assert apart[3] == together[3]
+    else:
+        assert together[3] < together[0] < apart[3], "beside -5 it would pay to hide where anchors alone were asked"
+
+
 def test_rewards_by_hand() -> None:
     seen = one(2.0, BLANK, LATE)
     for kind, of_rank in (

@@ -2,8 +2,10 @@
 
 TRL cuts a step's responses into as many parts as there are processes, in their order, and gathers the rewards before it
 takes the siblings' mean. So a prompt's responses may lie with two processes and still have one baseline, and gradients
-are means over equal parts: given the same draws, any number of processes takes the same step. Draws have seeds by step
-and process (`trainer`), so that another number of processes trains on others.
+are means over equal parts: given the same draws, any number of processes takes the same step. The exception is text
+that cannot be judged under `raw` and `standardised`, without calibration: it is worth less than its prompt's lowest
+score, and each process looks for that among the anchors and its own responses (`reward`). Draws have seeds by step and
+process (`trainer`), so that another number of processes trains on others.
 
 The state of a training is one file whether each process holds all weights or, under FSDP2 (`fully_shard`, after ZeRO,
 arXiv 1910.02054, section 5), a part of each: parts are put together for the file one tensor at a time, and cut again.

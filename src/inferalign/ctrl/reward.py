@@ -7,7 +7,9 @@ What could not be scored is never a number. A response that cannot be judged tie
 responses at the bottom, as a score of minus infinity would; a judge's failure has no reward at all (NaN), neither in
 training nor among the anchors. `raw` and `standardised` are the baselines without calibration, behind the same door:
 there a response that cannot be judged is worth less than the lowest score of its prompt, among the anchors and in the
-call, by the anchors' range (or, where that is 0, by one standard deviation within prompts, over all prompts).
+call, by the anchors' range (or, where that is 0, by one standard deviation within prompts, over all prompts). The
+call's own scores count because a policy may come to score below all anchors: hiding would pay it otherwise. A call has
+one process's share of a step, so under these two the number of processes can move that one reward.
 """
 
 from __future__ import annotations
