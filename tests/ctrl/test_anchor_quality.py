@@ -118,6 +118,9 @@ def test_too_few_for_the_kl() -> None:
     with pytest.raises(InputError, match=r"--k 5"):
         check_count(4, 2.1)
     check_count(4, 2.08)
+    for kl in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(InputError, match="expected nats above 0"):
+            check_count(4, kl)
 
 
 @pytest.mark.parametrize("k", [-1, 0, 1, 70_000])

@@ -7,6 +7,7 @@ such a prompt teaches nothing, and a set of such prompts is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,6 +53,8 @@ def check_count(k: int, kl: float = 0.0) -> None:
             f"k is {k}: calibration compares an answer with at least {FEWEST} rollouts of its prompt (and at most "
             f"{LARGEST}): give 100 or more to be of use, such as --k 128"
         )
+    if not 0 <= kl < math.inf:
+        raise InputError(f"--kl {kl:g}: expected nats above 0, such as --kl 0.5")
     if kl >= harmonic(k):
         raise InputError(
             f"{k} anchors a prompt allow a mean KL below {harmonic(k):.3f}, and --kl {kl:g} is aimed at: give at least "
@@ -131,9 +134,7 @@ def usable(row: Scored) -> Floats:
 def measure(anchors: AnchorSet, reasons: Mapping[str, int] | None = None) -> Quality:
     """Raises `ScoringError` when no prompt's anchors tell any two answers apart, or no prompt has two.
 
-    reasons: why scores are missing, and how often.
-
-    A scored mean of nothing is never made: it is raised before.
+    reasons: why scores are missing, and how often. A scored mean of nothing is never made: it is raised before.
     """
     rows = [usable(anchors.scores.row(index)) for index in range(len(anchors.prompt_ids))]
     full = [row for row in rows if len(row) >= FEWEST]
