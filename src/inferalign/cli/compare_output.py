@@ -26,7 +26,9 @@ CURVE_POINTS = 30
 
 def tables(found: Comparison) -> list[Table]:
     """One row a policy and procedure; then differences; then recipes at the KL asked for, if one was."""
-    made = [_rows_table(found)]
+    made = [_rows_table(found), _verdicts_table(found)]
+    if any(row.objective is not None for row in found.rows):
+        made.append(_objectives_table(found))
     if found.differences:
         made.append(_differences_table(found))
     if found.kl is not None:
@@ -35,48 +37,40 @@ def tables(found: Comparison) -> list[Table]:
 
 
 def _rows_table(found: Comparison) -> Table:
-    table = _titled("Win rate against the base model under the same procedure, in % [95 % over prompts]; ties half")
+    title = "Win rate against the base model under the same procedure, in % [95 % over prompts]; ties half"
+    table = _table(title, ("procedure", "policy"), ("win rate", "KL, nats", "ceiling"))
     table.caption = (
-        "J: win rate of one draw by the selector, less beta KL, of trainings on identity (other betas have other "
-        "units), and the largest there is; ceiling: the largest win rate that one transform of the selector's rank "
-        "allows at this KL, ! where the win rate lies above it by more than the intervals explain; "
-        "unscored: verdicts that could not be made, by the answer's fault / by the scorer's (selector; judge)"
+        "ceiling: the largest win rate that one transform of the selector's rank allows at this KL, ! where the win "
+        "rate lies above it by more than the intervals explain"
     )
-    table.caption_justify = "left"
-    known = any(row.objective is not None for row in found.rows)
-    columns = (
-        "procedure",
-        "policy",
-        "win rate",
-        "KL, nats",
-        *["J"] * known,
-        "ceiling",
-        "prompts",
-        "left out",
-        "unscored",
-    )
-    for column in columns:
-        table.add_column(column, overflow="fold")  # a number that is cut short is another number
     for row in found.rows:
-        name = row.policy if len(row.by_seed) == 1 else f"{row.policy} ({len(row.by_seed)} seeds)"
-        table.add_row(
-            row.procedure,
-            name,
-            short(row.win_rate),
-            _nats(row.kl),
-            *["-" if row.objective is None else f"{_nats(row.objective)} of {row.ideal:.3f}"] * known,
-            f"{100 * row.ceiling:.1f}{' !' if row.above_ceiling else ''}",
-            str(row.win_rate.n),
-            str(row.left_out),
-            "; ".join(f"{part['response']} / {part['judge']}" for part in row.unscored.values()),
-        )
+        ceiling = f"{100 * row.ceiling:.1f}{' !' if row.above_ceiling else ''}"
+        table.add_row(row.procedure, _name(row), short(row.win_rate), _nats(row.kl), ceiling)
+    return table
+
+
+def _verdicts_table(found: Comparison) -> Table:
+    title = "Prompts, and verdicts that could not be made, by the answer's fault / by the scorer's"
+    table = _table(title, ("procedure", "policy"), ("prompts", "left out", "selector", "judge"))
+    for row in found.rows:
+        counts = (f"{part['response']} / {part['judge']}" for part in row.unscored.values())
+        table.add_row(row.procedure, _name(row), str(row.win_rate.n), str(row.left_out), *counts)
+    return table
+
+
+def _objectives_table(found: Comparison) -> Table:
+    title = "J: the win rate of one draw by the selector, less beta KL, of trainings on identity"
+    table = _table(title, ("policy",), ("J", "the largest there is"))
+    one = found.rows[0].procedure  # J is the same under all
+    for row in found.rows:
+        if row.procedure == one and row.objective is not None and row.ideal is not None:
+            table.add_row(_name(row), _nats(row.objective), f"{row.ideal:.3f}")
     return table
 
 
 def _differences_table(found: Comparison) -> Table:
-    table = _titled(f"Less {found.differences[0].against}, in points [95 %, paired over prompts]; KLs differ")
-    for column in ("procedure", "policy", "win rate", "KL, nats"):
-        table.add_column(column, overflow="fold")
+    title = f"Less {found.differences[0].against}, in points [95 %, paired over prompts]; KLs differ"
+    table = _table(title, ("procedure", "policy"), ("win rate", "KL, nats"))
     for row in found.differences:
         kl = "-" if row.kl is None else _nats(row.kl)
         table.add_row(row.procedure, row.policy, short(row.win_rate), kl)
@@ -84,9 +78,8 @@ def _differences_table(found: Comparison) -> Table:
 
 
 def _at_kl_table(found: Comparison) -> Table:
-    table = _titled(f"At KL {found.kl:g} nats, each recipe's sweep interpolated; in % and in points [95 %]")
-    for column in ("procedure", "recipe", "win rate", "less the first recipe", "ceiling"):
-        table.add_column(column, overflow="fold")
+    title = f"At KL {found.kl:g} nats, each recipe's sweep interpolated; in % and in points [95 %]"
+    table = _table(title, ("procedure", "recipe", "win rate"), ("less the first recipe", "ceiling"))
     less = {(each.procedure, each.policy): short(each.win_rate) for each in found.at_kl_differences}
     for row in found.at_kl:
         win = short(row.win_rate) if row.outside is None else row.outside
@@ -96,8 +89,18 @@ def _at_kl_table(found: Comparison) -> Table:
     return table
 
 
-def _titled(title: str) -> Table:
-    return Table(title=title, title_justify="left")
+def _name(row: Row) -> str:
+    return row.policy if len(row.by_seed) == 1 else f"{row.policy} ({len(row.by_seed)} seeds)"
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """In a narrow terminal words are folded and numbers stay whole: one that is cut short is another number."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in words:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def _nats(estimate: Estimate) -> str:
