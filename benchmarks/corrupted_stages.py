@@ -27,8 +27,9 @@ from inferalign.ctrl.anchors import AnchorCard, AnchorSet, facts, prompts_sha256
 from inferalign.ctrl.beta import reward_kind
 from inferalign.ctrl.reward import CalibratedReward
 from inferalign.ctrl.reward_function import RewardFunction
+from inferalign.ctrl.roller import Roller
 from inferalign.ctrl.rollout_records import Rollouts, read_rollouts
-from inferalign.ctrl.rollouts import Local, Roller, calibrate
+from inferalign.ctrl.rollouts import Local, calibrate
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings

@@ -37,7 +37,8 @@ from benchmarks.gain_training import opened, read_curve, train
 from inferalign import api
 from inferalign.core.files import read_json
 from inferalign.core.seeds import derive
-from inferalign.ctrl.rollouts import Local, Roller, calibrate
+from inferalign.ctrl.roller import Roller
+from inferalign.ctrl.rollouts import Local, calibrate
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.sandbox.quality import QualityScorer
 from inferalign.winrate.pools import Pool

@@ -28,7 +28,8 @@ from inferalign.ctrl.anchors import AnchorSet
 from inferalign.ctrl.beta import reward_kind
 from inferalign.ctrl.reward import CalibratedReward
 from inferalign.ctrl.reward_function import RewardFunction
-from inferalign.ctrl.rollouts import Local, Roller, calibrate
+from inferalign.ctrl.roller import Roller
+from inferalign.ctrl.rollouts import Local, calibrate
 from inferalign.ctrl.run import LOG, train_ctrl
 from inferalign.ctrl.saving import MODEL
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored

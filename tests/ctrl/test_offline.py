@@ -23,7 +23,8 @@ from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction
 from inferalign.ctrl.reward_kinds import Kind
 from inferalign.ctrl.rloo import quiet_trl, rloo_arguments
-from inferalign.ctrl.rollouts import Local, Roller, calibrate
+from inferalign.ctrl.roller import Roller
+from inferalign.ctrl.rollouts import Local, calibrate
 from inferalign.ctrl.run import train_ctrl
 from inferalign.ctrl.scored import Scored
 from inferalign.ctrl.settings import CtrlSettings

@@ -20,8 +20,9 @@ from inferalign.core.files import dump_json, parse_json
 from inferalign.core.jobs import QUIET
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.ray_rollouts import OnRay, Worker, _prompt, _ray_errors, as_row
+from inferalign.ctrl.roller import Job
 from inferalign.ctrl.rollout_records import Rollouts, from_record, read_rollouts, to_record
-from inferalign.ctrl.rollouts import Job, Local, calibrate
+from inferalign.ctrl.rollouts import Local, calibrate
 from inferalign.ctrl.scored import JUDGE, Scored
 from inferalign.procedures.base import Sampling
 from tests.toy import a_prompt

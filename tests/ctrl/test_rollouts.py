@@ -14,8 +14,9 @@ from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunE
 from inferalign.core.records import read_records
 from inferalign.core.seeds import derive
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReason, Unscored
+from inferalign.ctrl.roller import Job, Roller
 from inferalign.ctrl.rollout_records import KIND, read_rollouts
-from inferalign.ctrl.rollouts import Job, Local, Outcome, Roller, calibrate
+from inferalign.ctrl.rollouts import Local, Outcome, calibrate
 from inferalign.ctrl.scored import JUDGE, RESPONSE
 from inferalign.engines.table import ModelOptions, load
 from inferalign.procedures.base import Sampling

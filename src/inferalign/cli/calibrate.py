@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from inferalign.core.types import Prompt
     from inferalign.ctrl.anchor_quality import Advice, Quality
-    from inferalign.ctrl.rollouts import Job, Outcome
+    from inferalign.ctrl.roller import Job
+    from inferalign.ctrl.rollouts import Outcome
 
 
 @Parameter(name="*")
@@ -65,8 +66,8 @@ def calibrate(options: CalibrateOptions) -> None:
     from inferalign.core.prompts import read_prompts
     from inferalign.core.records import done_ids
     from inferalign.ctrl.anchor_quality import in_words, measure
+    from inferalign.ctrl.roller import Job
     from inferalign.ctrl.rollout_records import KIND
-    from inferalign.ctrl.rollouts import Job
 
     prompts = read_prompts(options.prompts)
     advice, k = _count(options)

@@ -35,8 +35,9 @@ from inferalign.core.errors import InferalignError, InputError, RunError
 from inferalign.core.files import dump_json, parse_json
 from inferalign.core.jobs import Progress
 from inferalign.core.types import Message, Prompt
+from inferalign.ctrl.roller import Job, Stored
 from inferalign.ctrl.rollout_records import Rollouts, from_record, to_record
-from inferalign.ctrl.rollouts import Job, Local, Stored
+from inferalign.ctrl.rollouts import Local
 
 LOOPBACK = "127.0.0.1"
 _SHOWN = 5
