@@ -71,11 +71,12 @@ QUICK = ("identity", "exp:10", "exp:-5")
 SMALL: dict[str, Any] = {
     "situations": tuple(SITUATIONS)[:4],
     "seeds": 1,
-    "train": 20,
-    "test": 80,
-    "m": 8,
-    "base_m": 16,
-    "steps": 60,
+    "train": 16,
+    "test": 76,
+    "k": 64,
+    "m": 6,
+    "base_m": 12,
+    "steps": 55,
     "batch": 64,
 }
 """--quick: what differs from the plan's defaults."""

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -74,24 +75,41 @@ class Point(NamedTuple):
 
 
 def study(out: Path, plan: Plan, processes: int) -> tuple[Pool, float, list[Point]]:
-    """Every run of the plan: the base model's pool, its mean length, and all points."""
+    """Every run of the plan: the base model's pool, its mean length, and all points, in the plan's order."""
     keep_plan(out, plan)
-    with _workers(processes) as do:
+    with _workers(processes) as submit:
         shards = [f"{i}/{processes}" for i in range(1, processes + 1)] if processes > 1 else [None]
-        do(draw_anchors, [(out, plan, shard) for shard in shards])
-        tasks = [
-            (name, kl, seed, 1.0) for seed in range(plan.seeds) for name in plan.recipes for kl in plan.targets(name)
-        ]
-        (base, length), *found = do(either, [(out, plan), *((out, plan, *task) for task in tasks)])
-        points: list[Point] = found
-        for _ in range(EXTRA):
-            points += do(either, [(out, plan, *task) for task in widening(points)])
-    return base, length, points
+        for each in [submit(draw_anchors, out, plan, shard) for shard in shards]:
+            each.result()
+        waiting = {
+            submit(make_point, out, plan, name, kl, seed, 1.0): (name, seed)
+            for seed in range(plan.seeds)
+            for name in plan.recipes
+            for kl in plan.targets(name)
+        }
+        base = submit(draw_base, out, plan)
+        points = list(_widened(waiting, lambda task: submit(make_point, out, plan, *task)))
+        points.sort(key=lambda each: (each.seed, plan.recipes.index(each.recipe), each.target, each.scale))
+        return *base.result(), points
 
 
-def either(*task: Any) -> Any:
-    """The base model's pool, or one point: they share a queue."""
-    return draw_base(*task) if len(task) == 2 else make_point(*task)
+def _widened(
+    waiting: dict[Future[Point], tuple[str, int]], submit: Callable[[tuple[str, float, int, float]], Future[Point]]
+) -> Iterator[Point]:
+    """Points as they are done, and those that a sweep is widened by as soon as it has no other to wait for.
+
+    waiting: the sweep of each, by recipe and training seed.
+    """
+    found: dict[tuple[str, int], list[Point]] = {}
+    widened = Counter[tuple[str, int]]()
+    while waiting:
+        for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+            sweep = waiting.pop(done)
+            found.setdefault(sweep, []).append(done.result())
+            yield found[sweep][-1]
+            if sweep not in waiting.values() and widened[sweep] < EXTRA:
+                widened[sweep] += 1
+                waiting |= {submit(task): sweep for task in widening(found[sweep])}
 
 
 def widening(points: Sequence[Point]) -> list[tuple[str, float, int, float]]:
@@ -116,17 +134,23 @@ def stretch_for(aim: float, kl: float) -> float:
 
 
 @contextmanager
-def _workers(processes: int) -> Iterator[Callable[..., list[Any]]]:
-    """A map over argument tuples, in this process or in several."""
+def _workers(processes: int) -> Iterator[Callable[..., Future[Any]]]:
+    """What does a piece of work, in this process or in several."""
     if processes == 1:
-        yield lambda work, tasks: [work(*task) for task in tasks]
+        yield _here
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield lambda work, tasks: [each.result() for each in [pool.submit(work, *task) for task in tasks]]
+            yield pool.submit
         except BaseException:  # one that failed must not wait for the whole queue; it goes on up
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _here(work: Callable[..., Any], *task: Any) -> Future[Any]:
+    made: Future[Any] = Future()
+    made.set_result(work(*task))
+    return made
 
 
 def draw_anchors(out: Path, plan: Plan, shard: str | None) -> None:
