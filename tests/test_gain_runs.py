@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +196,27 @@ def test_a_sweep_is_widened_towards_the_kl_alone() -> None:
         ("log", 0.35, 0, round((KL / 1.4) ** 0.5, 3)),
         ("exp:10", 0.5, 0, 3.0),
     ]
+
+
+def test_a_sweep_is_widened_when_its_own_trainings_are_done_and_not_for_ever() -> None:
+    slow: Future[Point] = Future()
+    fast: Future[Point] = Future()
+    fast.set_result(drawn("identity", 0.9, 0.1))
+    asked = []
+
+    def submit(task: tuple[str, float, int, float]) -> Future[Point]:
+        asked.append((task[0], slow.done()))
+        if not slow.done() and len(asked) == 2:
+            slow.set_result(drawn("exp:10", 0.9, 0.4))
+        made: Future[Point] = Future()
+        made.set_result(drawn(task[0], 0.9, 0.2 if task[0] == "identity" else 0.6, scale=task[3]))
+        return made
+
+    found = list(gain_runs._widened({slow: ("exp:10", 0), fast: ("identity", 0)}, submit))
+    assert asked[:2] == [("identity", False)] * 2, "nothing of another sweep is waited for"
+    assert [name for name, _ in asked].count("identity") == gain_runs.EXTRA, "no stretch encloses the KL"
+    assert [name for name, _ in asked].count("exp:10") == 1
+    assert len(found) == 2 + len(asked)
 
 
 def test_stretching_multiplies_the_difference(tmp_path: Path, llama_dir: Path) -> None:
