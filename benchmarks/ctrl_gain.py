@@ -15,8 +15,8 @@ prompt by prompt. Seven tables and a figure:
 6. what selector and judge are worth, how often they tie, and how long answers became
 7. the price: tokens and CPU seconds until the selector's win rate on training batches is what identity ended with
 
-Full: three training seeds of all recipes. --quick: one training seed of identity and of CTRL for both procedures on four
-situations, small batches, about 11 minutes on 2 cores: it shows that all works; its intervals are wide, and exp:-5
+Full: three training seeds of all recipes. --quick: one training seed of identity and of CTRL for both procedures on
+four situations, small batches, about 11 minutes on 2 cores: it shows that all works; its intervals are wide, and exp:-5
 learns too little in so few steps to gain by it.
 The other flags change one setting of the plan, to tune it (on other seeds than those that are quoted). A run that was
 stopped goes on.
