@@ -37,7 +37,7 @@ from typing import Any
 
 from torch import set_num_threads
 
-from benchmarks.gain_plan import KL, PROCEDURES, RECIPES, Plan
+from benchmarks.gain_plan import KL, PROCEDURES, RECIPES, Plan, keep_plan
 from benchmarks.gain_runs import Point, study
 from benchmarks.gain_statistics import Sweeps, smaller
 from benchmarks.gain_tables import (
@@ -100,6 +100,7 @@ def main() -> int:
     began = time.monotonic()
     if args.processes < 1:
         raise SystemExit(f"--processes is {args.processes}: expected at least 1")
+    keep_plan(out, plan)  # refuses the folder of another study before anything is written into it
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=set_num_threads, initargs=(1,)) as beside:
         short = beside.submit(run_short, args.seed, out / "short")
         told = report(out, plan, *study(out, plan, args.processes))

@@ -88,7 +88,11 @@ def study(out: Path, plan: Plan, processes: int) -> tuple[Pool, float, list[Poin
             for kl in plan.targets(name)
         }
         base = submit(draw_base, out, plan)
-        points = list(_widened(waiting, lambda task: submit(make_point, out, plan, *task)))
+        points = []
+        for point in _widened(waiting, lambda task: submit(make_point, out, plan, *task)):
+            points.append(point)
+            if base.done():
+                base.result()  # if it failed, now and not when all is trained
         points.sort(key=lambda each: (each.seed, plan.recipes.index(each.recipe), each.target, each.scale))
         return *base.result(), points
 

@@ -235,7 +235,7 @@ def test_a_constant_reward_is_an_error_and_writes_no_anchors(
     prompts = write_prompts(tmp_path / "p.jsonl", 2)
     for name, score, said in (
         ("constant", constant, "the reward is constant within each of 2 prompts (every score on 'p0' is 0.25)"),
-        ("nothing", nothing, "none of 8 rollouts could be scored: the judge is away (8)"),
+        ("nothing", nothing, "the judge is away (8). Mend the judge and repeat"),
     ):
         monkeypatch.setattr(SelfEval, "score", score)
         run = tmp_path / name

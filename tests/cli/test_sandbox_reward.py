@@ -53,7 +53,7 @@ def test_ctrl_c_says_what_is_kept(
     write_pairs(tmp_path / "pairs.jsonl", toy_pairs(20))
     train = ["sandbox", "train-reward", "--base", str(llama_dir), "--pairs", str(tmp_path / "pairs.jsonl")]
     assert main([*train, "--out", str(tmp_path / "reward")]) == 130
-    assert "to begin again (the first checkpoint is at step 100: --checkpoint-every)" in capsys.readouterr().err
+    assert "to begin again (the first checkpoint is at step 100)" in capsys.readouterr().err
 
 
 def test_the_shipped_model_is_a_base_by_its_name(

@@ -78,13 +78,22 @@ def test_a_response_that_cannot_be_judged_is_told_apart_from_one_that_can() -> N
     assert list(usable(a_set([[3, 3, 3]], [[0, 0, RESPONSE]]).scores.row(0))) == [3, 3, -np.inf]
 
 
-@pytest.mark.parametrize("blame", [RESPONSE, JUDGE])
-def test_nothing_scored_is_refused_with_the_reasons(blame: int) -> None:
-    with pytest.raises(
-        ScoringError, match=r"none of 6 rollouts could be scored: too long \(5\); refused \(1\)"
-    ) as caught:
+@pytest.mark.parametrize(
+    ("blame", "found", "do"),
+    [
+        (RESPONSE, "none of 6 rollouts could be scored", "give another --scorer"),
+        (JUDGE, "the judge failed on 6 of 6 rollouts", "Mend the judge and repeat the command"),
+    ],
+)
+def test_nothing_scored_is_refused_with_the_reasons(blame: int, found: str, do: str) -> None:
+    with pytest.raises(ScoringError, match=rf"{found}.*: too long \(5\); refused \(1\).*{do}"):
         measure(a_set([[0] * 3] * 2, [[blame] * 3] * 2), {"too long": 5, "refused": 1})
-    assert "--scorer" in str(caught.value)
+
+
+def test_a_constant_reward_says_what_the_judge_failed_on_too() -> None:
+    anchors = a_set([[1, 1, 0], [2, 2, 0]], [[SCORED, SCORED, JUDGE]] * 2)
+    with pytest.raises(ScoringError, match=r"constant within each of 2 prompts .*failed on 2 of 6 rollouts. Mend the"):
+        measure(anchors)
 
 
 def test_a_judge_that_left_no_prompt_two_anchors_is_named_with_its_reasons() -> None:

@@ -109,6 +109,10 @@ def test_from_the_command_line_one_process_writes_and_speaks(
     assert kept == ["config.json", "env.json", "metrics.json", "model", "samples.jsonl", "steps.jsonl", "training.lock"]
     steps = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
     assert [json.loads(step)["step"] for step in steps] == [1, 2]
+    assert main([*train[1:-4], "--run", str(tmp_path / "alone")]) == 0
+    costs = [json.loads((tmp_path / run / "metrics.json").read_text())["scoring"] for run in ("run", "alone")]
+    shared, single = (cost["tokens_fed"] + cost["tokens_reused"] for cost in costs)
+    assert shared == pytest.approx(single, rel=0.2), "what both processes have scored, of as many responses as one's"
     changed = {"1": "0", str(tmp_path / "run"): str(tmp_path / "far")}  # no warm-up, another folder
     far = [*(changed.get(part, part) for part in together), "--learning-rate", "1e30"]
     diverged = subprocess.run(far, env=environment(), timeout=LIMIT, capture_output=True, text=True, check=False)

@@ -14,9 +14,10 @@ from inferalign.core.errors import ContextOverflow, InputError, ModelError, RunE
 from inferalign.core.records import read_records
 from inferalign.core.seeds import derive
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReason, Unscored
+from inferalign.ctrl.anchors import AnchorSet
 from inferalign.ctrl.roller import Job, Roller
 from inferalign.ctrl.rollout_records import KIND, read_rollouts
-from inferalign.ctrl.rollouts import Local, Outcome, calibrate
+from inferalign.ctrl.rollouts import Local, Outcome, calibrate, save_latest
 from inferalign.ctrl.scored import JUDGE, RESPONSE
 from inferalign.engines.table import ModelOptions, load
 from inferalign.procedures.base import Sampling
@@ -258,6 +259,21 @@ def test_rollouts_are_drawn_and_others_scored_again_by_one_command_and_in_any_sh
     assert whole.anchors
     assert found.anchors
     assert found.anchors.card.digest == whole.anchors.card.digest
+
+
+def test_a_shard_that_saves_late_does_not_put_back_what_another_has_scored_again(tmp_path: Path) -> None:
+    asked, run = prompts(6), tmp_path / "run"
+    whole = made(tmp_path / "whole", asked, a_roller(by_length))
+    late = made(run, asked, away_for(*(prompt.id for prompt in asked)))
+    assert late.anchors
+    assert whole.anchors
+    made(run, asked, drawing_nothing(), shard="2/2")
+    save_latest(late.anchors, run, asked)
+    kept = AnchorSet.load(run)
+    assert kept.card.unscored["judge"] < late.anchors.card.unscored["judge"]
+    made(run, asked, drawing_nothing(), shard="1/2")
+    save_latest(kept, run, asked)
+    assert AnchorSet.load(run).card.digest == whole.anchors.card.digest
 
 
 def test_what_costs_to_score_again_is_counted(tmp_path: Path) -> None:

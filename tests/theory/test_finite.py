@@ -166,7 +166,7 @@ def test_a_slope_that_is_wrong_costs_time_alone(variance: float, start: float) -
 
 
 def test_a_kl_that_is_jumped_over_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"mean KL is 0\.5: near 2 it jumps to (1|0\.1); give"):
+    with pytest.raises(InputError, match=r"mean KL is 0\.5: at 2, the last that was tried, it is (1|0\.1); give"):
         solve_beta(lambda at: (1.0 if at < 2 else 0.1, 1.0), 0.5, 1.0)
 
 

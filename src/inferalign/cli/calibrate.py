@@ -62,12 +62,14 @@ def calibrate(options: CalibrateOptions) -> None:
     """Draw and score K reference rollouts a prompt, resumably; repeated, score again what the judge failed on."""
     from inferalign.cli.generate import at_once
     from inferalign.cli.tables import emit, show
-    from inferalign.core.files import write_json_atomic
+    from inferalign.core.files import read_json, write_json_atomic
     from inferalign.core.prompts import read_prompts
     from inferalign.core.records import done_ids
     from inferalign.ctrl.anchor_quality import in_words, measure
+    from inferalign.ctrl.anchors import CARD
     from inferalign.ctrl.roller import Job
     from inferalign.ctrl.rollout_records import KIND
+    from inferalign.ctrl.rollouts import save_latest
 
     prompts = read_prompts(options.prompts)
     advice, k = _count(options)
@@ -85,6 +87,7 @@ def calibrate(options: CalibrateOptions) -> None:
         options=options.engine,
         allow_oracle_guide=options.allow_oracle_guide,
     )
+    before = read_json(options.run / CARD).get("digest") if (options.run / CARD).is_file() else None
     try:
         with at_once():
             made = _make(options, job, prompts)
@@ -101,7 +104,9 @@ def calibrate(options: CalibrateOptions) -> None:
         emit(said)
         return
     quality = measure(made.anchors, made.reasons)
-    made.anchors.save(options.run)
+    if before is not None and before != made.anchors.card.digest:
+        show("these anchors are others than before: a training that was begun on those cannot be taken up")
+    save_latest(made.anchors, options.run, prompts)
     card = made.anchors.card
     said |= quality.as_json() | {"reasons": dict(made.reasons), "usage": card.usage, "digest": card.digest}
     write_json_atomic(options.run / "metrics.json", said)

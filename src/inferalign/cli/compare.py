@@ -130,9 +130,9 @@ async def _pools(
     )
     if same_scorer(selector, judge):
         refuse_one_scorer(options)
-    write_asked(options.run, {"verb": VERB, **to_dict(options)})
     seed = derive(options.seed, "base")
     of_base = await _pool(options, "base", base, base, (selector, judge), prompts, options.base_m, tokens, seed)
+    write_asked(options.run, {"verb": VERB, **to_dict(options)})  # once the folder has taken the base model's pool
     pools, seen = [], dict.fromkeys((one.name for one in entries), 0)
     models: dict[tuple[str, str], str] = {}
     for one in entries:

@@ -151,19 +151,16 @@ def refuse_one_scorer(options: CompareOptions) -> None:
 
 
 def require_same(options: CompareOptions, verb: str) -> None:
-    """Raises `InputError` for another command's folder, or one whose pools have another size or seed."""
+    """Raises `InputError` for another command's folder, or one of another seed: its pools know only derived ones."""
     from inferalign.core.files import read_json
 
     require_own(options.run, verb)
-    before = read_json(options.run / CONFIG) if (options.run / CONFIG).is_file() else {}
-    for name in ("seed", "m", "base_m"):
-        there, here = before.get(name, getattr(options, name)), getattr(options, name)
-        if there != here:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{options.run} was made with {flag} {there}, and {here} is given: give {flag} {there} to go on with "
-                "it, or name another --run"
-            )
+    before = read_json(options.run / CONFIG)["seed"] if (options.run / CONFIG).is_file() else options.seed
+    if before != options.seed:
+        raise InputError(
+            f"{options.run} was made with --seed {before}, and {options.seed} is given: give --seed {before} to go on "
+            "with it, or name another --run"
+        )
 
 
 def read_cards(entries: Sequence[Entry]) -> list[Card | None]:

@@ -115,7 +115,9 @@ def train(options: TrainOptions) -> None:
                 on_end=on_end,
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(*kept_steps(options.run, options.settings.checkpoint_every)) from None
+            raise KeyboardInterrupt(
+                *kept_steps(options.run, options.settings.checkpoint_every, "--checkpoint-every")
+            ) from None
         except InferalignError:  # between two collectives, so that leaving waits for nothing
             leave_processes()
             raise

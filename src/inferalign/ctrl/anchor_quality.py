@@ -169,13 +169,12 @@ def _useless(anchors: AnchorSet, constant: int, reasons: Mapping[str, int]) -> s
     counts, total = anchors.scores.counts, anchors.lengths.size
     why = "; ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:3])
     because = f": {why}" if why else ""
+    failed = f"the judge failed on {counts.judge} of {total} rollouts"
+    mend = "Mend the judge and repeat the command, which asks it again about these"
+    if constant == 0:
+        return f"{failed}, which leaves no prompt the {FEWEST} anchors that it needs{because}. {mend}"
     if counts.scored == 0:
         found = f"none of {total} rollouts could be scored{because}"
-    elif constant == 0:
-        return (
-            f"the judge failed on {counts.judge} of {total} rollouts, which leaves no prompt the {FEWEST} anchors that "
-            f"it needs{because}. Mend the judge and repeat the command, which asks it again about these"
-        )
     else:
         first = next(i for i in range(len(anchors.prompt_ids)) if anchors.scores.row(i).counts.scored)
         row = anchors.scores.row(first)
@@ -183,4 +182,5 @@ def _useless(anchors: AnchorSet, constant: int, reasons: Mapping[str, int]) -> s
             f"the reward is constant within each of {constant} prompts (every score on {anchors.prompt_ids[first]!r} "
             f"is {float(row.values[row.scored][0]):g}), so that every answer is calibrated to 0.5"
         )
-    return f"{found}. Training on it would do nothing: give another --scorer, one that tells answers apart"
+    more = f" ({failed}. {mend})" if counts.judge else ""
+    return f"{found}. Training on it would do nothing: give another --scorer, one that tells answers apart{more}"

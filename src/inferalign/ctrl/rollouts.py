@@ -153,6 +153,17 @@ def calibrate(
     )
 
 
+def save_latest(anchors: AnchorSet, run: Path | str, prompts: Sequence[Prompt]) -> None:
+    """Save a run's anchors, and again while another shard has added verdicts since they were gathered."""
+    latest: AnchorSet | None = anchors
+    while latest is not None:
+        anchors = latest
+        anchors.save(run)
+        latest = gather(Path(run), anchors.card, prompts)[0]
+        if latest is not None and latest.card.digest == anchors.card.digest:
+            return
+
+
 def _score_again(source: Source, failed: Sequence[Prompt], run: Path, later: RunFolder, progress: Progress) -> None:
     """Ask the judge again about what it failed on, and keep each prompt's verdicts in `later` as they come."""
     asked = {prompt.id: prompt for prompt in failed}

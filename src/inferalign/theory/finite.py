@@ -171,14 +171,16 @@ def solve_beta(mean_kl: Callable[[float], tuple[float, float]], kl: float, start
     removed it is that roughly, and Newton may go to and fro for good: so wherever a step has not halved what is left,
     the next halves the bracket. Both of its ends were looked at, so that it holds a beta even where KL does not fall
     everywhere. Just below the largest KL the draws may stop short of what their expectation reaches: then a beta that
-    gives all that they reach. Raises `InputError` for a KL that is jumped over.
+    gives all that they reach. Raises `InputError` for a KL that is not reached, or jumped over.
     """
     begin = x = math.log(start)
+    beta, found = start, math.nan
     low, high, before = -math.inf, math.inf, math.inf
     for _ in range(STEPS):
-        found, variance = mean_kl(math.exp(x))
+        beta = math.exp(x)
+        found, variance = mean_kl(beta)
         if abs(found - kl) <= 1e-10 * kl:
-            return math.exp(x)
+            return beta
         low, high = (x, high) if found > kl else (low, x)
         if abs(x - begin) > FAR:
             break
@@ -189,10 +191,10 @@ def solve_beta(mean_kl: Callable[[float], tuple[float, float]], kl: float, start
     stopped_short = math.isinf(low) and found < kl
     if not stopped_short and not abs(found - kl) <= CLOSE * kl:
         raise InputError(
-            f"no beta was found at which the mean KL is {kl:g}: near {math.exp(x):.3g} it jumps to {found:.4g}; give "
-            "another KL, or more anchors"
+            f"no beta was found at which the mean KL is {kl:g}: at {beta:.3g}, the last that was tried, it is "
+            f"{found:.4g}; give another KL, or more anchors"
         )
-    return math.exp(x)
+    return beta
 
 
 def _log_expm1(kl: float) -> float:
