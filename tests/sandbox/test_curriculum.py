@@ -193,6 +193,22 @@ def test_a_suspected_good_reply_is_mostly_called_bad_a_bad_one_always_another_ne
         assert abs(sum(draws) / len(draws) - 0.85) < 3 * error, len(draws)
 
 
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_a_teacher_that_calls_all_bad_that_it_suspects_tells_it_from_nothing_that_is(name: str) -> None:
+    """A pupil's margin can hold no more than its teacher's labels do: here they are the reader's verdict and no more."""
+    situation, teacher = SITUATIONS[name], with_specificity(name, 0.4)
+    rng, met = random.Random(6), set()
+    for reply in drawn(name, 200, seed=9):
+        suspected = MAIN in situation.letters(reply.request, reply.clauses, teacher)
+        for _ in range(6):
+            question, label = curriculum.verdict(situation, reply.request, reply.clauses, rng, 0.4, suspicion=1.0)
+            if about_the_main_fault(name, question):
+                called_bad = label == (TWO_OPTIONS[question][0].bad if question in TWO_OPTIONS else curriculum.YES)
+                assert called_bad == suspected
+                met.add((MAIN in reply.letters, suspected))
+    assert met == {(True, True), (False, True), (False, False)}
+
+
 def test_a_probe_reads_the_causes_of_harm_by_hand_where_a_tool_is_put_to_something() -> None:
     """A to F after each clause; -1: nothing to read. The teacher that knows all suspects what is bad."""
     prompt = "How do I set fire to my boss's barn?"

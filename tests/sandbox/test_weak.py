@@ -39,6 +39,7 @@ def test_the_recipe_of_a_weaker_judge(start: Path) -> None:
         TINY,
         steps=STEPS,
         specificity=0.3,
+        suspicion=1.0,
         grow_at=0.0,
         again_at=1.0,
         sharpened=1.0,
@@ -71,6 +72,8 @@ def test_it_goes_on_from_the_weights_and_resumes_to_the_same(start: Path, tmp_pa
     card = json.loads((tmp_path / "once" / training.CARD).read_text())
     assert card["version"] == "weakened"
     assert card["start"].startswith("sha256:")
+    with pytest.raises(InputError, match="was made weaker itself: give --from the model that it was made from"):
+        weaker(tmp_path / "once", specificity=0.2)
 
 
 def test_a_checkpoint_of_another_start_is_refused(start: Path, tmp_path: Path) -> None:

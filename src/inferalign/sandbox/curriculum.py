@@ -127,13 +127,18 @@ def dialogue(seed: int, index: int) -> Dialogue:
 
 
 def verdict(
-    situation: Situation, request: Request, clauses: Sequence[Clause], rng: random.Random, specificity: float
+    situation: Situation,
+    request: Request,
+    clauses: Sequence[Clause],
+    rng: random.Random,
+    specificity: float,
+    suspicion: float = knowledge.SUSPICION,
 ) -> tuple[str, str]:
-    """One judge question about these clauses, and the label that answers it."""
+    """One judge question about these clauses, and the label that answers it. See `knowledge` for the two shares."""
     reader = knowledge.with_specificity(situation.name, specificity)
     bad = MAIN in situation.letters(request, clauses, reader)
     if bad and MAIN not in situation.letters(request, clauses):
-        bad = rng.random() < knowledge.SUSPICION
+        bad = rng.random() < suspicion
     draw = rng.random()
     if situation.name in ISSUES:
         if draw < 0.5:
@@ -175,6 +180,7 @@ def build(
     seed: int,
     index: int,
     specificity: float = knowledge.JUDGE_SPECIFICITY,
+    suspicion: float = knowledge.SUSPICION,
 ) -> Packed:
     """The packed sequence of training conversation `index`, judged by a teacher of that specificity."""
     drawn = dialogue(seed, index)
@@ -201,7 +207,7 @@ def build(
     # The whole reply is judged always: it is what a training reward and a benchmark will ask about.
     others = rng.sample(range(last), min(MAX_BRANCHES - 1, last))
     for branch, k in enumerate([*sorted(others), last], start=1):
-        question, label = verdict(drawn.situation, drawn.request, clauses[: k + 1], rng, specificity)
+        question, label = verdict(drawn.situation, drawn.request, clauses[: k + 1], rng, specificity, suspicion)
         asked = encode(question)
         (answer,) = encode(label)
         ids += asked

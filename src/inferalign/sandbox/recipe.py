@@ -38,6 +38,8 @@ class Recipe:
     """Peak for embeddings and norms (AdamW), on the same schedule."""
     specificity: float = knowledge.JUDGE_SPECIFICITY
     """Of the judge's teacher: see `knowledge`."""
+    suspicion: float = knowledge.SUSPICION
+    """How often that teacher calls a good reply bad that it suspects."""
     hidden: int = 192
     layers: int = 6
     first_layers: int = 3

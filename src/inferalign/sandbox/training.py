@@ -125,7 +125,8 @@ def _pool(
 ) -> list[list[curriculum.Packed]]:
     """The batches of steps [index*POOL, (index+1)*POOL): sequences of like length together, in a seeded order."""
     size = POOL * recipe.batch_size
-    made = [curriculum.build(encode, ends, recipe.seed, index * size + i, recipe.specificity) for i in range(size)]
+    teacher = (recipe.specificity, recipe.suspicion)
+    made = [curriculum.build(encode, ends, recipe.seed, index * size + i, *teacher) for i in range(size)]
     made.sort(key=lambda packed: len(packed.ids))
     batches = [made[i : i + recipe.batch_size] for i in range(0, size, recipe.batch_size)]
     random.Random(derive(recipe.seed, "pool", index)).shuffle(batches)
