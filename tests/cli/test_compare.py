@@ -289,11 +289,22 @@ def test_seeds_whose_beta_a_controller_moved_are_one_recipe_and_other_recipes_ar
 def test_answers_are_as_long_as_in_training() -> None:
     asked = CompareOptions("base", ["a"], prompts=Path("p"), run=Path("r"))
     short, long = replace(CARD, max_new_tokens=8), replace(CARD, max_new_tokens=64)
-    assert known_length(asked, [None, CARD]) == 256
-    assert known_length(asked, [None, short, CARD]) == 8
-    assert known_length(replace(asked, max_new_tokens=5), [short, long]) == 5
+    a, b, c = (Entry(name, None, name) for name in "abc")
+    assert known_length(asked, [a, b], [None, CARD]) == 256
+    assert known_length(asked, [a, b, c], [None, short, CARD]) == 8
+    assert known_length(replace(asked, max_new_tokens=5), [a, b], [short, long]) == 5
     with pytest.raises(InputError, match="8, 64 tokens"):
-        known_length(asked, [short, long])
+        known_length(asked, [a, b], [short, long])
+
+
+def test_answers_of_a_shipped_policy_are_as_long_as_in_its_training(tmp_path: Path) -> None:
+    asked, short = CompareOptions("sandbox", ["a"], prompts=Path("p"), run=Path("r")), replace(CARD, max_new_tokens=8)
+    shipped = Entry("ctrl", None, "sandbox:best-of-4")
+    assert known_length(asked, [shipped], [None]) == 64
+    with pytest.raises(InputError, match="8, 64 tokens"):
+        known_length(asked, [shipped, Entry("own", None, "own")], [None, short])
+    (tmp_path / "delta.json").write_text('{"facts": {}}')
+    assert known_length(asked, [Entry("ctrl", None, f"sandbox:{tmp_path}")], [None]) == 256
 
 
 def test_only_the_model_that_a_training_started_from_is_a_base(

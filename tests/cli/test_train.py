@@ -251,6 +251,18 @@ def test_flags_that_are_missing_or_unknown(common: list[str], capsys: pytest.Cap
     assert "--warmup" in capsys.readouterr().err
 
 
+def test_a_transform_of_the_wrong_sign_is_spoken_of(
+    tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ["--anchors", str(tmp_path), "--run", str(tmp_path / "run"), "--for", "worst-of-n:4", "--transform"]
+    assert main(with_flags(common, *nowhere, "exp:10")) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "points below calibration alone under worst-of-n:4 at KL 0.2; unless it is a baseline that you want" in said
+    for fine in ("exp:-5", "raw", "identity"):
+        assert main(with_flags(common, *nowhere, fine)) == 1
+        assert "calibration alone" not in capsys.readouterr().err
+
+
 def test_anchors_of_another_model(
     tmp_path: Path, common: list[str], llama_dir: Path, qwen_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferalign.core.errors import InputError, ScoringError
-from inferalign.ctrl.anchor_quality import advise, check_count, in_words, measure, tied_pairs, usable
+from inferalign.ctrl.anchor_quality import advise, check_count, harm_in_words, in_words, measure, tied_pairs, usable
 from inferalign.ctrl.anchors import AnchorCard, AnchorSet
 from inferalign.ctrl.scored import JUDGE, RESPONSE, SCORED, Scored
 from inferalign.theory.calibration import mid_rank
@@ -118,6 +118,27 @@ def test_what_a_given_number_will_do() -> None:
     many = advise("sample", "identity", 0.1, 400)
     assert many.k > many.recommended
     assert "would keep" not in in_words(many)
+
+
+def test_few_anchors_that_blunt_a_harmful_transform_are_not_enough_for_it() -> None:
+    """They win more than is aimed at: the number keeps the forecast near, whichever way it is off."""
+    wrong, right = advise("worst-of-n:4", "exp:10", 0.5), advise("best-of-n:4", "exp:10", 0.5)
+    assert wrong.gain == pytest.approx(-0.2097, abs=0.001)
+    assert right.gain == pytest.approx(0.0717, abs=0.001)
+    assert -0.005 <= wrong.loss < 0
+    assert advise("worst-of-n:4", "exp:10", 0.5, wrong.k // 2).loss < -0.005
+    assert "forecast to add 0.5 points" in in_words(wrong)
+
+
+def test_a_transform_that_does_harm_is_spoken_of() -> None:
+    said = harm_in_words("worst-of-n:4", "exp:10", 0.5)
+    assert said is not None
+    assert "exp:10 21.0 points below calibration alone under worst-of-n:4 at KL 0.5" in said
+    assert "log 3.2 points below" in (harm_in_words("best-of-n:4", "log", 0.5) or "")
+    for procedure, transform in (("best-of-n:4", "exp:10"), ("worst-of-n:4", "exp:-5"), ("sample", "identity")):
+        assert harm_in_words(procedure, transform, 0.5) is None
+        assert harm_in_words(procedure, "identity", 0.5) is None
+        assert harm_in_words(procedure, "optimal", 0.5) is None
 
 
 def test_too_few_for_the_kl() -> None:

@@ -195,7 +195,7 @@ def test_a_suspected_good_reply_is_mostly_called_bad_a_bad_one_always_another_ne
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_a_teacher_that_calls_all_bad_that_it_suspects_tells_it_from_nothing_that_is(name: str) -> None:
-    """A pupil's margin can hold no more than its teacher's labels do: here they are the reader's verdict and no more."""
+    """A pupil's margin can hold no more than its teacher's labels do: here they are the reader's verdict alone."""
     situation, teacher = SITUATIONS[name], with_specificity(name, 0.4)
     rng, met = random.Random(6), set()
     for reply in drawn(name, 200, seed=9):

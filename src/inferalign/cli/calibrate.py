@@ -65,7 +65,7 @@ def calibrate(options: CalibrateOptions) -> None:
     from inferalign.core.files import read_json, write_json_atomic
     from inferalign.core.prompts import read_prompts
     from inferalign.core.records import done_ids
-    from inferalign.ctrl.anchor_quality import in_words, measure
+    from inferalign.ctrl.anchor_quality import harm_in_words, in_words, measure
     from inferalign.ctrl.anchors import CARD
     from inferalign.ctrl.roller import Job
     from inferalign.ctrl.rollout_records import KIND
@@ -75,6 +75,8 @@ def calibrate(options: CalibrateOptions) -> None:
     advice, k = _count(options)
     if advice is not None:
         show(in_words(advice))
+        if harm := harm_in_words(advice.procedure, advice.transform, advice.kl):
+            show(harm)
     check_start(options.model)
     if (options.sampling.temperature, options.sampling.top_k) != (1.0, None) or options.engine.trust_remote_code:
         show("anchors for a trainer of your own: `inferalign train` draws at temperature 1 and runs no remote code")
@@ -87,7 +89,8 @@ def calibrate(options: CalibrateOptions) -> None:
         options=options.engine,
         allow_oracle_guide=options.allow_oracle_guide,
     )
-    before = read_json(options.run / CARD).get("digest") if (options.run / CARD).is_file() else None
+    found = read_json(options.run / CARD) if (options.run / CARD).is_file() else None
+    before = found.get("digest") if isinstance(found, dict) else None  # what is no card is written anew
     try:
         with at_once():
             made = _make(options, job, prompts)

@@ -49,7 +49,7 @@ def compare(options: CompareOptions) -> None:
     check_sweeps(entries, options.kl)
     require_same(options, VERB)
     prompts, cards = read_prompts(options.prompts), read_cards(entries)
-    betas, tokens = known_betas(entries, cards), known_length(options, cards)
+    betas, tokens = known_betas(entries, cards), known_length(options, entries, cards)
     try:
         with at_once():
             base, pools, by_selector = asyncio.run(_pools(options, entries, cards, prompts, tokens))

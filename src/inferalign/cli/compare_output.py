@@ -59,7 +59,7 @@ def _verdicts_table(found: Comparison) -> Table:
 
 
 def _objectives_table(found: Comparison) -> Table:
-    title = "J: the win rate of one draw by the selector, less beta KL, of trainings on identity"
+    title = "J: the win rate of one draw by the selector, less beta KL"
     table = _table(title, ("policy",), ("J", "the largest there is"))
     one = found.rows[0].procedure  # J is the same under all
     for row in found.rows:

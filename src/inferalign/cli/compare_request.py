@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from inferalign.cli.own_folder import CONFIG, require_own
 from inferalign.core.errors import InputError
-from inferalign.engines.table import ModelOptions
+from inferalign.engines.table import SANDBOX, ModelOptions, delta_folder
 
 if TYPE_CHECKING:
     from inferalign.theory.procedures import OfN
@@ -166,7 +166,6 @@ def require_same(options: CompareOptions, verb: str) -> None:
 def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
     """Each policy's card. Raises `ModelError` for a policy that is not there, before anything is drawn."""
     from inferalign.core.lookup import load
-    from inferalign.engines.table import SANDBOX, delta_folder
     from inferalign.winrate.card import read_card
 
     for one in entries:
@@ -178,17 +177,28 @@ def read_cards(entries: Sequence[Entry]) -> list[Card | None]:
     return [read_card(Path(one.model)) for one in entries]
 
 
-def known_length(options: CompareOptions, cards: Sequence[Card | None]) -> int:
+def known_length(options: CompareOptions, entries: Sequence[Entry], cards: Sequence[Card | None]) -> int:
     """Tokens of an answer. Raises `InputError` where the policies were trained with different lengths."""
     if options.max_new_tokens is not None:
         return options.max_new_tokens
-    lengths = {card.max_new_tokens for card in cards if card is not None and card.max_new_tokens is not None}
+    said = [card.max_new_tokens for card in cards if card is not None]
+    said += [_length_of(one.model) for one in entries if one.model.startswith(f"{SANDBOX}:")]
+    lengths = {length for length in said if length is not None}
     if len(lengths) > 1:
         raise InputError(
             f"the policies were trained with answers of {', '.join(map(str, sorted(lengths)))} tokens: say by "
             "--max-new-tokens how long they may be here"
         )
     return next(iter(lengths), 256)
+
+
+def _length_of(delta: str) -> int | None:
+    """Tokens that an answer had in the training of a difference to the sandbox model, where its facts say so."""
+    from inferalign.core.files import read_json
+
+    facts = read_json(delta_folder(delta.partition(":")[2]) / "delta.json")["facts"]
+    length: int | None = facts.get("plan", {}).get("tokens")
+    return length
 
 
 def known_betas(entries: Sequence[Entry], cards: Sequence[Card | None]) -> dict[str, float | None]:

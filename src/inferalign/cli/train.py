@@ -55,7 +55,7 @@ def train(options: TrainOptions) -> None:
     from contextlib import closing, nullcontext
 
     from inferalign.cli.progress import Bar, kept_steps
-    from inferalign.cli.tables import emit
+    from inferalign.cli.tables import emit, show
     from inferalign.core.config import to_dict
     from inferalign.core.errors import InferalignError
     from inferalign.core.files import write_json_atomic
@@ -67,10 +67,12 @@ def train(options: TrainOptions) -> None:
     load("inferalign.ctrl.processes:check_processes")(options.settings)
     load("inferalign.ctrl.trackers:check_trackers")(options.report_to)
     require_own(options.run, VERB)
+    first = os.environ.get("RANK", "0") == "0"
+    if first and (harm := _harm(options.settings)):
+        show(harm)
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
-    first = os.environ.get("RANK", "0") == "0"
     template = options.chat_template and options.chat_template.read_text()
     config = {"verb": VERB, **to_dict(options)}
     if (done := _finished(options.run, config, anchors)) is not None:
@@ -140,6 +142,17 @@ def _finished(run: Path, config: Mapping[str, Any], anchors: AnchorSet) -> dict[
     facts: dict[str, Any] = read_json(run / METRICS)
     same = read_json(run / CONFIG) == json.loads(json.dumps(config)) and facts["anchors"] == anchors.card.digest
     return facts if same else None
+
+
+def _harm(settings: CtrlSettings) -> str | None:
+    """What theory says against the transform at the KL that is aimed at, if anything."""
+    from inferalign.ctrl.anchor_quality import harm_in_words
+    from inferalign.ctrl.beta import reward_kind
+    from inferalign.theory.transforms import Transform
+
+    if settings.beta is not None or not isinstance(reward_kind(settings), Transform):
+        return None
+    return harm_in_words(settings.procedure, settings.transform, settings.kl)
 
 
 def _note(line: Mapping[str, Any]) -> str:

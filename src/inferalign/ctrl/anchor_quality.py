@@ -18,9 +18,11 @@ from inferalign.core.errors import InputError, ScoringError
 from inferalign.ctrl.anchors import AnchorSet
 from inferalign.ctrl.scored import JUDGE, Floats, Scored
 from inferalign.theory.finite import LARGEST, MAX_ANCHORS, fewest, harmonic
-from inferalign.theory.planner import MAX_LOSS, plan
+from inferalign.theory.planner import MAX_LOSS, find, plan
 from inferalign.theory.procedures import parse_selection
 
+NOTICED = 0.001
+"""A tenth of a point: a transform that loses more to calibration alone is spoken of."""
 FEWEST = 2
 """Anchors that calibrate anything at all."""
 
@@ -41,6 +43,8 @@ class Advice:
     """Forecast with k anchors, a fraction."""
     loss: float
     """Against calibration that knows the reference exactly."""
+    gain: float
+    """Of the recipe over calibration alone (identity), both with a reference that is known exactly; a fraction."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,17 +89,35 @@ def advise(procedure: str, transform: str, kl: float, k: int | None = None) -> A
         kl_limit=harmonic(made.used.anchors),
         win_rate=made.used.win_rate,
         loss=made.recipe.win.win - made.used.win_rate,
+        gain=made.recipe.win.win - made.identity.win,
     )
 
 
 def in_words(advice: Advice) -> str:
     """One line on what the K will do."""
     recipe = f"{advice.transform} for {advice.procedure} at KL {advice.kl:g}"
-    costs = f"forecast to cost {100 * advice.loss:.1f} points of win rate"
+    verb = "cost" if advice.loss >= 0 else "add"  # few anchors blunt a harmful transform
+    costs = f"forecast to {verb} {100 * abs(advice.loss):.1f} points of win rate"
     if advice.k == advice.recommended:
         return f"k {advice.k}: the fewest anchors a prompt that are {costs} or less with {recipe}"
     more = f"; {advice.recommended} would keep it to {100 * MAX_LOSS:g}" if advice.k < advice.recommended else ""
     return f"k {advice.k}: {costs} with {recipe}{more}"
+
+
+def harm_in_words(procedure: str, transform: str, kl: float) -> str | None:
+    """One line on a transform that theory puts below calibration alone, such as one of the wrong sign, or None.
+
+    Raises `InputError` and `UnknownName` as `theory.planner.find` does.
+    """
+    selection = parse_selection(procedure)
+    recipe, plain = (find(selection, name, kl=kl) for name in (transform, "identity"))
+    loss = recipe.win.lose - plain.win.lose
+    if loss < NOTICED:
+        return None
+    return (
+        f"note: theory puts {transform} {100 * loss:.1f} points below calibration alone under {selection.name} at KL "
+        f"{kl:g}; unless it is a baseline that you want, give --transform optimal"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,10 +218,10 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
     ) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, *rest)
         # the rewards of all processes, each process's own in their order: those of the first one are the first
-        own = rewards[: len(inputs), 0].tolist()
+        own, kept = rewards[: len(inputs), 0].tolist(), min(SAMPLES, len(inputs))
         self.samples = [
             {"prompt_id": inputs[at]["prompt_id"], "response": completions[at], "reward": _known(own[at])}
-            for at in range(0, len(inputs), max(1, len(inputs) // SAMPLES))
+            for at in (len(inputs) * i // kept for i in range(kept))
         ]
         if self.step == 0:
             # of all processes, as the rewards are

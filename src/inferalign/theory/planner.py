@@ -55,7 +55,7 @@ class Plan:
     """Calibration alone at the same KL."""
     max_loss: float
     anchors: int
-    """The smallest K whose predicted loss is at most `max_loss`; above `MAX_ANCHORS` an extrapolation, two digits."""
+    """The smallest K whose win rate is within `max_loss`; above `MAX_ANCHORS` an extrapolation, two digits."""
     used: Anchored | None
     """The recipe with the anchors asked for, or else with `anchors`; None where these are too many to simulate."""
 
@@ -116,7 +116,8 @@ def plan(
     plainest = find(selection, "identity", kl=recipe.kl)
 
     def loss(k: int) -> float:
-        return recipe.win.win - anchored(selection, recipe.transform, k, recipe.kl).win_rate
+        # either way: few anchors blunt a transform, and by that a harmful one wins more than is aimed at
+        return abs(recipe.win.win - anchored(selection, recipe.transform, k, recipe.kl).win_rate)
 
     enough = anchors_for(loss, recipe.kl, max_loss)
     used = None

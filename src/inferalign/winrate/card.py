@@ -66,7 +66,8 @@ class Card:
     """Whether the base model is the embedded sandbox: then every number here is one on the sandbox."""
     seed: int
     kl: Estimate
-    """Sequence KL to the base model in nats at the end of training, on training prompts; empty where not measured."""
+    """Sequence KL to the base model in nats, on training prompts: the mean over the last tenth of the steps, each
+    measured before its update (so 0 after one step); empty where not measured."""
     max_new_tokens: int | None = None
     """Tokens that an answer could have in training: KL and win rates are of answers so long."""
     measured: tuple[MeasuredWinRate, ...] = ()
@@ -131,7 +132,7 @@ def model_card(card: Card, name: str) -> str:
         "base model": f"{escape(card.base)} ({escape(card.base_weights)})",
         "seed": str(card.seed),
         "tokens an answer, at most": "not known" if card.max_new_tokens is None else str(card.max_new_tokens),
-        "sequence KL at the end of training, nats": _shown(card.kl, 1.0, 3),
+        "sequence KL over the last tenth of the training, before each step, nats": _shown(card.kl, 1.0, 3),
     }
     lines = [
         "---",
