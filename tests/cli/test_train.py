@@ -256,11 +256,11 @@ def test_a_transform_of_the_wrong_sign_is_spoken_of(
 ) -> None:
     nowhere = ["--anchors", str(tmp_path), "--run", str(tmp_path / "run"), "--for", "worst-of-n:4", "--transform"]
     assert main(with_flags(common, *nowhere, "exp:10")) == 1
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().out.split())
     assert "points below calibration alone under worst-of-n:4 at KL 0.2; unless it is a baseline that you want" in said
     for fine in ("exp:-5", "raw", "identity"):
         assert main(with_flags(common, *nowhere, fine)) == 1
-        assert "calibration alone" not in capsys.readouterr().err
+        assert "calibration alone" not in capsys.readouterr().out
 
 
 def test_anchors_of_another_model(
