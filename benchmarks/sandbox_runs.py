@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 import inferalign
+from inferalign.core.errors import InputError
 from inferalign.core.files import read_json, write_json_atomic
 from inferalign.core.prompts import read_prompts, write_prompts
 from inferalign.core.records import read_records
@@ -68,7 +69,13 @@ def guide(situation: str, more: str = "") -> str:
 
 def budget(text: str) -> dict[str, Any]:
     """`50/15/6` as RAIN's settings: iterations before the first commit, before later ones, visits for an early stop."""
-    first, extra, visits = map(int, text.split("/"))
+    try:
+        first, extra, visits = map(int, text.split("/"))
+    except ValueError:
+        raise InputError(
+            f"budget {text!r}: expected three whole numbers (iterations before the first commit, before later ones, "
+            "visits for an early stop), such as 50/15/6"
+        ) from None
     return {"max_iterations": first, "extra_iterations": extra, "min_visits": visits}
 
 

@@ -75,7 +75,9 @@ ARMS: dict[str, Arm] = {
     "rain-harm-question": Arm(procedure="rain", question="self", only=("benign",)),
     "rain-shuffled": Arm(procedure="rain", more="-shuffled", only=PAIR),
 }
-BASES = ("vanilla", "greedy", "best-of-16")
+BASES = ("vanilla", "greedy", "top-15", "random-of-4", "best-of-16", "rain-shuffled")
+"""What every other decoding is paired with, prompt by prompt."""
+SHOWN = ("vanilla", "greedy", "best-of-16")
 BOUNDED = ("best-of-4", "best-of-16", "rain")
 """What is guided by the judge that the bound is computed from."""
 
@@ -186,7 +188,7 @@ def show(kind: str, told: Mapping[str, Any]) -> None:
         for column in ("refused", "look-alikes: good", "look-alikes: refused"):
             price.add_column(column)
     for name, fact in told["arms"].items():
-        keys = (*(f"minus_{base}" for base in BASES), "minus_bound")
+        keys = (*(f"minus_{base}" for base in SHOWN), "minus_bound")
         differences = [cell(fact[key]) if key in fact else "" for key in keys]
         rates.add_row(name, str(fact["good_strict"]["n"]), cell(fact["good_strict"]), *differences)
         per = fact["points_per_1000_tokens"]

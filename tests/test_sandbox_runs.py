@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.judge_law import auc_of
 from benchmarks.rain_ablations import equal_k
 from benchmarks.sandbox_runs import Job, Scored, best_of, bound, budget, candidates, cell, guide, judge_rates, outcome
+from inferalign.core.errors import InputError
 from inferalign.core.prompts import write_prompts
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
@@ -129,6 +130,9 @@ def test_auc_against_every_pair(row: list[Scored]) -> None:
 
 def test_small_things() -> None:
     assert budget("50/15/6") == {"max_iterations": 50, "extra_iterations": 15, "min_visits": 6}
+    for odd in ("50/15", "50/15/six", ""):
+        with pytest.raises(InputError, match=f"budget '{odd}': expected three whole numbers"):
+            budget(odd)
     assert guide("harmful", "-shuffled") == "self-shuffled"
     assert guide("benign", ":dir") == "self-agency:dir"
     assert cell(Estimate(mean=0.5, low=0.25, high=0.75, n=4)) == "50.0 [25.0, 75.0]"

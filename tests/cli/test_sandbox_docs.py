@@ -9,17 +9,21 @@ import pytest
 
 from inferalign.cli.pages import markdown_table, rewrite
 from inferalign.cli.sandbox_docs import (
+    MODEL,
     PAGE,
+    copies,
     dialogues,
     difficulty,
     judge,
+    leaks,
     model_card,
     read_report,
     replies,
     reward,
     seeds,
 )
-from inferalign.cli.sandbox_search_docs import ablations, bounds, drift, law, search_parts, searches
+from inferalign.cli.sandbox_docs import main as write
+from inferalign.cli.sandbox_search_docs import ablations, bounds, drift, errands, law, margins, search_parts, searches
 from inferalign.core.errors import InputError
 from inferalign.sandbox.situations import SITUATIONS
 
@@ -89,6 +93,28 @@ def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
             read_report(path)
 
 
+def test_gates_of_other_weights_or_of_some_situations_rewrite_nothing(tmp_path: Path) -> None:
+    path, before = tmp_path / "gates.txt", (MODEL / "README.md").read_text()
+    for said, complaint in (
+        (FACTS | {"gates": {}, "model": {"weights": "sha256:other"}}, "the first report of gates is of the weights"),
+        ({"harmful": FACTS["harmful"], "gates": {}}, "a report of gates lacks benign"),
+    ):
+        path.write_text(json.dumps(said))
+        with pytest.raises(InputError, match=complaint):
+            write([str(path)])
+    assert (MODEL / "README.md").read_text() == before
+
+
+def test_an_audit_is_copied_of_the_world_or_of_a_run() -> None:
+    readers = {
+        reader: RATE | {"mean": i / 10} for i, reader in enumerate(("reply", "prompt", "both", "overlap", "base"))
+    }
+    found = {"reading": {"cuts": 1234, "ambiguous": 1, "unread": 2}, "readers": readers}
+    line = leaks({"situations": {"harmful": found}}).splitlines()[2]
+    assert line.startswith("| harmful | 1,234 | 3 | 0.0 [25.0, 75.0] | 10.0 [25.0, 75.0] | 20.0 [")
+    assert copies({"replies": {"benign": {"new": RATE}}}).splitlines()[2] == "| benign | 8 | 50.0 [25.0, 75.0] |"
+
+
 def test_the_difficulty_of_a_situation_by_hand() -> None:
     """Errands have 16 keys, 2 hard ones: .52 + .08 * (.5, 1.5) / 2; 14 easy ones: .03 + .05 * (.5, ..., 13.5) / 14."""
     assert difficulty().splitlines()[2] == "| harmful | 2 | 54 to 58 | 14 | 3 to 8 |"
@@ -109,7 +135,7 @@ def test_the_card_says_how_the_weights_were_made_and_what_was_measured_on_them()
     assert card.startswith("---\nlicense: apache-2.0\n")
     for said in (
         "# sandbox-9",
-        "--seed 3`",
+        "--seed 3 --out DIR`",
         "9,000 steps",
         "82 % of the good replies, less in correct_misinformation and",
         "500 prompts a situation, seed 71",
@@ -124,10 +150,14 @@ def test_a_reward_models_figures_are_copied() -> None:
     grades = {"random": 5.0, "best_of_4": 7.0, "perfect": 9.0}
     line = reward({"rewards": {"reward": {"all": found | grades}}}).splitlines()[2]
     assert line == "| reward | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
+    unranked = found | {"rank": None, "within": RATE | {"mean": None, "n": 0}}
+    assert " | - | - | 5.00 " in reward({"rewards": {"reward": {"all": unranked | grades}}}).splitlines()[2]
 
 
 def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
-    plain = {"good_strict": RATE, "merit": RATE | {"mean": 6.25}, "tokens": 40.4}
+    none = {"mean": None, "low": None, "high": None, "n": 0}
+    refusing = {"refused": RATE, "contrast_refused": RATE | {"mean": 0.3}, "contrast_good": RATE | {"n": 7}}
+    plain = {"good_strict": RATE, "merit": RATE | {"mean": 6.25}, "tokens": 40.4, **refusing}
     rain = plain | {"tokens": 1234.5, "minus_vanilla": RATE, "minus_bound": RATE | {"mean": -0.01}}
     judged = {"sensitivity": RATE, "specificity": RATE | {"mean": 0.8}}
     harmful = {
@@ -139,6 +169,17 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     }
     study = {"budget": "50/15/6", "benign": {"arms": {"vanilla": plain}}, "harmful": harmful}
     half = "50.0 [25.0, 75.0]"
+    assert list(search_parts(study)) == ["searches", "margins", "errands", "bounds"]
+    assert all(table() for table in search_parts(study).values())
+    assert errands(study).splitlines()[2:] == [
+        f"| harmful | vanilla | {half} | 30.0 [25.0, 75.0] | {half} | 7 |",
+        f"| harmful | rain | {half} | 30.0 [25.0, 75.0] | {half} | 7 |",
+        f"| benign | vanilla | {half} | 30.0 [25.0, 75.0] | {half} | 7 |",
+    ]
+    agency = plain | {"refused": none, "minus_top-15": RATE, "minus_best-of-16": RATE | {"mean": -0.02}}
+    other = {"encourage_learning": {"arms": {"rain": agency}}}
+    assert errands(other).splitlines()[2:] == []
+    assert margins(other).splitlines()[2:] == [f"| encourage_learning | {half} |  | -2.0 [25.0, 75.0] |  |"]
     assert searches(study).splitlines()[2:] == [
         f"| harmful | vanilla | 8 | {half} |  |  |  | 6.25 | 40 |",
         f"| harmful | rain | 8 | {half} | {half} |  | -1.0 [25.0, 75.0] | 6.25 | 1,234 |",

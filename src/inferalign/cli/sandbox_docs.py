@@ -2,8 +2,8 @@
 
 The dialogues come from the world itself, and a test compares the page with them. The figures are copied from files of
 what a benchmark printed, whose last line is its JSON object: `sandbox_gates` of the shipped weights, then of the other
-training seeds, `sandbox_reward`, and the studies of `sandbox_search_docs`. The model card is written beside the shipped
-weights when there are gates.
+training seeds, `sandbox_reward`, `inferalign sandbox audit` with and without a run, and the studies of
+`sandbox_search_docs`. The model card is written beside the shipped weights when there are gates.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from inferalign.core.errors import InputError
 from inferalign.core.files import disk_errors, parse_json, read_json
 from inferalign.core.seeds import derive
 from inferalign.engines.table import SANDBOX_CARD
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox.grammar import render
 from inferalign.sandbox.knowledge import EASIER
 from inferalign.sandbox.oracle import grade
@@ -29,6 +31,7 @@ from inferalign.sandbox.situations.situation import PLANS
 PAGE = Path(__file__).parents[3] / "docs" / "sandbox.md"
 MODEL = Path(__file__).parents[1] / "sandbox" / "model"
 SEED = 11
+READERS = ("reply", "prompt", "both", "overlap", "base")
 
 
 def dialogues() -> str:
@@ -114,10 +117,30 @@ def reward(facts: Mapping[str, Any]) -> str:
     for name, kinds in facts["rewards"].items():
         for kind, found in kinds.items():
             grades = (f"{found[key]:.2f}" for key in ("random", "best_of_4", "perfect"))
-            cells = (cell(found["accuracy"]), cell(found["ties"]), f"{found['rank']:.2f}")
-            rows.append([name, kind, *cells, f"{found['within']['mean']:.2f}", *grades])
+            cells = (cell(found["accuracy"]), cell(found["ties"]), _number(found["rank"]))
+            rows.append([name, kind, *cells, _number(found["within"]["mean"]), *grades])
     head = ["reward model", "situation", "pairs, %", "ties in best-of-4, %", "rank", "within a prompt", "random reply"]
     return markdown_table([*head, "best-of-4", "best of the four"], rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def leaks(facts: Mapping[str, Any]) -> str:
+    """How well readers without understanding find the main fault of the world's own replies: balanced accuracy."""
+    rows = []
+    for name, found in facts["situations"].items():
+        counts = (f"{found['reading']['cuts']:,}", str(found["reading"]["ambiguous"] + found["reading"]["unread"]))
+        rows.append([name, *counts, *(cell(found["readers"][reader]) for reader in READERS)])
+    head = ["situation", "cuts", "read in two ways or none", "words of the reply", "of the request", "of both"]
+    return markdown_table([*head, "shared by both", "base rate of the key"], rows)
+
+
+def copies(facts: Mapping[str, Any]) -> str:
+    """How many of a model's replies occur in none of its training conversations."""
+    rows = [[name, str(found["new"]["n"]), cell(found["new"])] for name, found in facts["replies"].items()]
+    return markdown_table(["situation", "replies", "new, %"], rows)
 
 
 def model_card(made: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -134,8 +157,8 @@ A chat model of {recipe["layers"]} layers and width {recipe["hidden"]} that spea
 {made["world"]}) and judges what it says there. It is a measuring instrument: every reply can be parsed back, so the
 truth about it is known. It knows nothing of the real world, and is no assistant.
 
-- **Made by** `inferalign sandbox train --seed {recipe["seed"]}`, from random weights: {recipe["steps"]:,} steps of
-  {recipe["batch_size"]} generated conversations. No text by or about people was used.
+- **Made by** `inferalign sandbox train --seed {recipe["seed"]} --out DIR`, from random weights:
+  {recipe["steps"]:,} steps of {recipe["batch_size"]} generated conversations. No text by or about people was used.
 - **Load it** with `AutoModelForCausalLM.from_pretrained`, or as `--model sandbox`. Weights are safetensors in bfloat16.
 - **It answers badly on purpose**, as often as the tables say, so that a search or a training has something to mend.
 - **Its judge errs on purpose**: it was taught by a reader that does not know some of the world's words and accepts
@@ -165,10 +188,23 @@ def read_report(path: Path) -> dict[str, Any]:
     return found
 
 
+def _require_whole(gates: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `InputError` for gates of some situations only, and where the first are not of the shipped weights."""
+    for facts in gates:
+        if missing := [name for name in SITUATIONS if name not in facts]:
+            raise InputError(f"a report of gates lacks {missing[0]}: measure all situations, without --situations")
+    if gates and gates[0]["model"]["weights"] != weights_digest(str(MODEL)):
+        raise InputError(
+            f"the first report of gates is of the weights {gates[0]['model']['weights'][:20]}..., and those in {MODEL} "
+            "are others: give the report of the shipped weights first"
+        )
+
+
 def main(arguments: Sequence[str]) -> None:
     """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
     reports = [read_report(Path(argument)) for argument in arguments]
     gates = [facts for facts in reports if "gates" in facts and "rewards" not in facts]
+    _require_whole(gates)
     rewards = [facts for facts in reports if "rewards" in facts]
     parts = {"dialogues": dialogues, "difficulty": difficulty}
     if gates:
@@ -179,10 +215,13 @@ def main(arguments: Sequence[str]) -> None:
         }
         made = read_json(MODEL / SANDBOX_CARD)
         (MODEL / "README.md").write_text(model_card(made, gates[0]))
-    if rewards:
-        parts["reward"] = lambda: reward(rewards[0])
     for facts in reports:
         parts |= search_parts(facts)
+        if any("readers" in found for found in facts.get("situations", {}).values()):
+            # an audit of a run reads few of the world's own replies, and is there for the run's
+            parts |= {"copies": partial(copies, facts)} if "replies" in facts else {"leaks": partial(leaks, facts)}
+    if rewards:
+        parts["reward"] = lambda: reward(rewards[0])
     PAGE.write_text(rewrite(PAGE.read_text(), parts))
 
 

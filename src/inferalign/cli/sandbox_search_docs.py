@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from inferalign.cli.pages import markdown_table
 from inferalign.sandbox.situations import SITUATIONS
+
+OTHERS = ("top-15", "random-of-4", "best-of-16", "rain-shuffled")
+"""What RAIN is held against beside vanilla, greedy and the bound."""
 
 
 def search_parts(facts: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
@@ -19,7 +23,8 @@ def search_parts(facts: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
     if "best-of-k" in found:
         return {"drift": lambda: drift(facts)}
     if "arms" in facts.get("harmful", {}):
-        return {"searches": lambda: searches(facts), "bounds": lambda: bounds(facts)}
+        made = {"searches": searches, "margins": margins, "errands": errands, "bounds": bounds}
+        return {name: partial(table, facts) for name, table in made.items()}
     return {}
 
 
@@ -34,6 +39,28 @@ def searches(facts: Mapping[str, Any]) -> str:
             rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
     head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
     return markdown_table([*head, "tokens"], rows)
+
+
+def margins(facts: Mapping[str, Any]) -> str:
+    """RAIN less each of the other decodings, paired by prompt."""
+    rows = []
+    for name in _studied(facts):
+        rain = facts[name]["arms"].get("rain", {})
+        if known := [cell(rain[key]) if key in rain else "" for key in (f"minus_{base}" for base in OTHERS)]:
+            rows.append([name, *known])
+    return markdown_table(["situation", *(f"less {base}" for base in OTHERS)], rows)
+
+
+def errands(facts: Mapping[str, Any]) -> str:
+    """Over-refusal and under-refusal: of all errands, and of those that look like the other kind."""
+    rows = []
+    for name in _studied(facts):
+        for arm, found in facts[name]["arms"].items():
+            if found["refused"]["n"]:
+                keys = ("refused", "contrast_refused", "contrast_good")
+                rows.append([name, arm, *(cell(found[key]) for key in keys), str(found["contrast_good"]["n"])])
+    head = ["situation", "decoding", "refused, %", "look-alikes: refused, %", "look-alikes: without A, %"]
+    return markdown_table([*head, "look-alikes"], rows)
 
 
 def bounds(facts: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """TRL's RewardTrainer over pairs that are token ids already, in a fixed order, resumable without a pickle.
 
-The loss is Bradley and Terry's: -log sigmoid(r(chosen) - r(rejected) - w * margin), w being 0 unless asked for, plus
-TRL's 0.01 * mean (r(chosen) + r(rejected))^2, which keeps rewards near 0 (arXiv 2312.09244, equation 2): pairs alone
-leave a constant free.
+The loss is Bradley and Terry's, -log sigmoid(r(chosen) - r(rejected)), plus TRL's 0.01 * mean (r(chosen) +
+r(rejected))^2, which keeps rewards near 0 (arXiv 2312.09244, equation 2): pairs alone leave a constant free.
 
 Which pairs a step sees is fixed beforehand, and TRL is given those that are left, in order: a resumed run takes the
 steps of an uninterrupted one. TRL's own checkpoints would pickle the optimiser.
