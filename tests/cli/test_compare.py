@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from inferalign.cli.compare_output import tables, write_curves
+from inferalign.cli.compare_output import above_in_words, tables, write_curves
 from inferalign.cli.compare_request import CompareOptions, Entry, entry, known_betas, known_length, parse_entries
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError
@@ -212,6 +212,13 @@ def test_no_number_is_cut_in_a_narrow_terminal() -> None:
     assert "…" not in shown
     assert "64.8 [47.1, 86.2] │ 0.648 [0.471, 0.862] │ 70.0" in shown
     assert "less beta KL" not in shown, "no policy here has a J"
+    assert above_in_words(Comparison(rows=(row,), differences=(), kl=None, at_kl=(), at_kl_differences=())) == []
+    over = Comparison(
+        rows=(row, replace(row, above_ceiling=True)), differences=(), kl=None, at_kl=(), at_kl_differences=()
+    )
+    (warning,) = above_in_words(over)
+    assert warning.startswith("warning: identity wins 64.8 % under best-of-n:16, and no policy that ranks by the")
+    assert "wins more than 70.0 at its KL" in warning
     columns = [line.split("│")[1:3] for line in shown.splitlines() if line.startswith("│")]
     assert "".join(cell.strip() for cell, _ in columns) == 2 * "best-of-n:16"
     assert "".join(cell.strip() for _, cell in columns) == 2 * "identity"

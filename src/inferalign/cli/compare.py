@@ -83,6 +83,8 @@ def compare(options: CompareOptions) -> None:
             output.complete_card(Path(one.model), rows, options.selector, options.judge)
     for table in output.tables(found):
         show(table)
+    for warning in output.above_in_words(found):
+        show(warning)
     emit({**said, "figure": figure})
 
 
