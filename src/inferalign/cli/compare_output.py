@@ -40,8 +40,8 @@ def above_in_words(found: Comparison) -> list[str]:
     """One line on each policy that wins more than theory allows: a sign that something was measured wrongly."""
     return [
         f"warning: {row.policy} wins {100 * (row.win_rate.mean or 0.0):.1f} % under {row.procedure}, and no policy "
-        f"that ranks by the selector alone wins more than {100 * row.ceiling:.1f} at its KL: look for a base that is not "
-        "the one it was trained from, prompts of its training, or a judge that sees what the selector does not"
+        f"that ranks by the selector alone wins more than {100 * row.ceiling:.1f} at its KL: look for a base that is "
+        "not the one it was trained from, prompts of its training, or a judge that sees what the selector does not"
         for row in found.rows
         if row.above_ceiling
     ]
