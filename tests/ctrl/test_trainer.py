@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import RLOOConfig
 
 from inferalign.core.errors import ModelError, RunError
@@ -55,6 +56,28 @@ def trainer_of(folder: Path, reward: Callable[..., Any] = first_token, **more: A
     made.optimizer = torch.optim.SGD(made.model.parameters(), lr=1.0)
     made.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(made.optimizer, factor=1.0)
     return made
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_padding_moves_no_position_where_a_pass_is_left_whole(
+    tmp_path: Path, gpt2_dir: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """As it is with several processes; a model that learned a vector for each position would be another one."""
+    folder = Path(shutil.copytree(gpt2_dir, tmp_path / "gpt2"))
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    made = trainer_of(folder, model=AutoModelForCausalLM.from_pretrained(folder, **off))
+    monkeypatch.setattr(CtrlTrainer, "is_sharded", whole)
+    ids = torch.tensor([[0, 0, 0, 7, 8, 9], [5, 6, 4, 7, 8, 9]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        padded, alone = (
+            made._get_per_token_logps_and_entropies(made.model, ids[:1, first:], mask[:1, first:], 3)[0]
+            for first in (0, 2)
+        )
+        both = made._get_per_token_logps_and_entropies(made.model, ids, mask, 3, 1)[0]
+    assert padded[0].tolist() == pytest.approx(alone[0].tolist(), abs=1e-5)
+    assert both[0].tolist() == pytest.approx(alone[0].tolist(), abs=1e-5)
+    assert both[0].tolist() != pytest.approx(both[1].tolist(), abs=1e-3)
 
 
 def test_a_model_that_was_changed_after_loading_is_refused(tmp_path: Path) -> None:

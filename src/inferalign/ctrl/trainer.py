@@ -11,7 +11,6 @@ was stopped, changes nothing.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -189,9 +188,13 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
                 out = model(**told, shift_labels=rows.labels, fused_lm_head=True)
             return out.log_probs, out.entropy if more.get("compute_entropy") else None
 
+        def placed(**told: Any) -> Any:
+            return model(**told, position_ids=positions(told["attention_mask"]))
+
+        read = placed if self._takes_positions else model
+
         def one_pass(ids: Tensor, mask: Tensor, kept: int) -> tuple[Any, ...]:
-            placed = functools.partial(model, position_ids=positions(mask)) if self._takes_positions else model
-            found: tuple[Any, ...] = work(placed, ids, mask, kept, **more)
+            found: tuple[Any, ...] = work(read, ids, mask, kept, **more)
             return found
 
         alone = self.accelerator.num_processes == 1 and not self.is_sharded and not more.get("compute_aux_loss")
@@ -202,7 +205,7 @@ class CtrlTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL is untyped here
         elif alone:
             found = (*by_length(one_pass, ids, mask, kept, batch_size), None)
         else:
-            found = work(model, ids, mask, kept, batch_size, **more)
+            found = work(read, ids, mask, kept, batch_size, **more)
         self._seen.append(found[0].detach())
         return found
 
