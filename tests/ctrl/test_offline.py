@@ -52,6 +52,7 @@ def every_response(kind: Kind) -> tuple[StoredRollouts, np.ndarray]:
         starts=np.append(0, np.cumsum([len(ids) for ids in drawn])),
         ended=np.array([[len(ids) < LENGTH for ids in drawn]]),
         rewards=rewards,
+        fresh=rewards,  # the rollouts are the law itself, not draws of it
     )
     return stored, rewards[0, SYMBOLS - 1 :]
 
@@ -200,7 +201,7 @@ def test_rollouts_and_algorithm_go_together(tmp_path: Path, llama_dir: Path) -> 
 
 def test_prompts_without_rollouts_are_refused(tmp_path: Path) -> None:
     stored, _ = every_response(Identity())
-    other = StoredRollouts(("q",), stored.token_ids, stored.starts, stored.ended, stored.rewards)
+    other = StoredRollouts(("q",), stored.token_ids, stored.starts, stored.ended, stored.rewards, stored.fresh)
     with pytest.raises(InputError, match="'p' has no stored rollouts"):
         trainer_of(tmp_path, other)
 

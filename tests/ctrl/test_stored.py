@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from inferalign.core.errors import InputError
 from inferalign.ctrl.anchors import AnchorSet
+from inferalign.ctrl.beta import beta_for, reward_kind
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_kinds import Kind, Raw, Standardised
 from inferalign.ctrl.rollout_records import read_rollouts
 from inferalign.ctrl.scored import JUDGE, RESPONSE, Scored
+from inferalign.ctrl.settings import CtrlSettings
 from inferalign.ctrl.stored import StoredRollouts
 from inferalign.theory.finite import calibrated_values
 from inferalign.theory.grid import default_grid
@@ -32,18 +34,20 @@ def stored(scores: np.ndarray, kind: Kind, blame: np.ndarray | None = None) -> S
     """Rollouts of no tokens: what targets need."""
     blame = np.zeros(scores.shape, dtype=np.uint8) if blame is None else blame
     anchors = HeldAnchors(tuple(f"p{i}" for i in range(len(scores))), Scored(np.where(blame == 0, scores, 0.0), blame))
+    reward = CalibratedReward(anchors, kind)
     return StoredRollouts(
         prompt_ids=anchors.prompt_ids,
         token_ids=np.empty(0, dtype=np.int32),
         starts=np.zeros(scores.size + 1, dtype=np.int64),
         ended=np.ones(scores.shape, dtype=np.bool_),
-        rewards=CalibratedReward(anchors, kind).rewards(anchors.prompt_ids, anchors.scores),
+        rewards=reward.rewards(anchors.prompt_ids, anchors.scores),
+        fresh=reward.as_fresh(anchors.prompt_ids, anchors.scores),
     )
 
 
 def test_targets_by_hand() -> None:
-    """Scores 1, 2, 2, 5 rank at 1/8, 1/2, 1/2, 7/8; at beta 1/2, Z = (e^(1/4) + 2 e + e^(7/4)) / 4."""
-    z = (math.exp(0.25) + 2 * math.exp(1.0) + math.exp(1.75)) / 4
+    """Scores 1, 2, 2, 5 rank at 1/8, 1/2, 1/2, 7/8, and among the others at 0, 1/2, 1/2, 1; at beta 1/2."""
+    z = (1 + 2 * math.exp(1.0) + math.exp(2.0)) / 4
     expected = [x - 0.5 * math.log(z) for x in (0.125, 0.5, 0.5, 0.875)]
     assert stored(np.array([[1.0, 2.0, 2.0, 5.0]]), Identity()).targets(0.5)[0] == pytest.approx(expected)
 
@@ -62,10 +66,15 @@ def test_raw_targets_are_in_the_scorers_units() -> None:
     st.sampled_from(KINDS),
     st.floats(0.05, 5.0),
 )
-def test_target_ratios_have_the_mean_one_and_the_order_of_the_scores(row: list[int], kind: Kind, beta: float) -> None:
+def test_target_ratios_have_the_mean_one_over_fresh_draws_and_the_order_of_the_scores(
+    row: list[int], kind: Kind, beta: float
+) -> None:
     scores = np.array([row], dtype=np.float64)
-    found = stored(scores, kind).targets(beta)[0]
-    assert np.exp(found / beta).mean() == pytest.approx(1)
+    held = stored(scores, kind)
+    found = held.targets(beta)[0]
+    log_z = (held.rewards[0] - found) / beta
+    assert np.ptp(log_z) < 1e-9 * max(1.0, abs(log_z[0]))
+    assert np.exp(held.fresh[0] / beta - log_z[0]).mean() == pytest.approx(1)
     order = np.argsort(row, kind="stable")
     assert np.all(np.diff(found[order]) >= 0)
     assert np.all((np.diff(found[order]) > 0) == (np.diff(scores[0][order]) > 0)) or beta < 0.2
@@ -94,12 +103,44 @@ def test_many_levels_have_the_z_of_a_continuous_reward_and_few_have_not() -> Non
     many = stored(np.arange(4000.0)[None], transform).targets(beta)[0, -1] / beta
     assert math.exp(many) == pytest.approx(ratio, rel=0.01)
     values = np.exp(calibrated_values(transform, 3999) / beta)
-    assert values[-1] / values.mean() == pytest.approx(ratio, rel=0.01)
+    own = np.exp((transform.normalised(np.array(3999.5 / 4000)) - transform.normalised(np.array(1.0))) / beta)
+    assert own / values.mean() == pytest.approx(math.exp(many))
     levels = stored(np.repeat([0.0, 1.0, 2.0], 20)[None], transform).targets(beta)[0] / beta
     middle = [transform.normalised(np.array(x)) / beta for x in (1 / 6, 1 / 2, 5 / 6)]
     with_continuous = np.exp(np.array(middle) - transform.normalised(np.array(1.0)) / beta) * ratio
-    assert np.exp(levels).mean() == pytest.approx(1)
+    assert np.exp(levels).mean() == pytest.approx(1, abs=0.03)
     assert with_continuous.mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("transform", "k", "levels"),
+    [
+        ("exp:10", 16, 0),
+        ("exp:10", 100, 0),
+        ("log", 16, 0),
+        ("exp:-10", 100, 0),
+        ("exp:10", 60, 4),
+        ("identity", 16, 3),
+    ],
+)
+def test_z_is_that_of_fresh_draws(transform: str, k: int, levels: int) -> None:
+    """By simulation, 600 prompts of 2,000 fresh draws each; continuous scores, or so many levels of one share."""
+    stream = np.random.default_rng(3)
+
+    def drawn(count: int) -> np.ndarray:
+        found = stream.normal(size=(600, count))
+        return found if not levels else stream.integers(0, levels, size=(600, count)).astype(np.float64)
+
+    scores, fresh = drawn(k), drawn(2000)
+    held = HeldAnchors(tuple(f"p{i}" for i in range(600)), Scored(scores, np.zeros(scores.shape, dtype=np.uint8)))
+    settings = CtrlSettings(transform=transform, kl=0.5)
+    beta, reward = beta_for(settings, held), CalibratedReward(held, reward_kind(settings))
+    seen = Scored(fresh, np.zeros(fresh.shape, dtype=np.uint8))
+    z = np.exp(reward.rewards(held.prompt_ids, seen) / beta).mean(axis=1)
+    told = np.exp(reward.as_fresh(held.prompt_ids, held.scores) / beta).mean()
+    own = np.exp(reward.rewards(held.prompt_ids, held.scores) / beta).mean()
+    assert z.mean() / told == pytest.approx(1.0, abs=0.04)
+    assert z.mean() / own > 1.02 or transform != "exp:10", "their own rewards are too small a Z"
 
 
 def test_a_prompts_rollouts_are_taken_evenly_and_by_seed() -> None:

@@ -124,6 +124,22 @@ class CalibratedReward:
         """
         return self.calibrated(prompt_ids, scored).rewards
 
+    def as_fresh(self, prompt_ids: Sequence[str], anchors: Scored) -> Floats:
+        """Rewards [P, K] that fresh draws of the reference would have: of each anchor among the others of its prompt.
+
+        Their law is that of a fresh draw among K - 1 anchors, whatever ties. Among all K an anchor ties with itself, so
+        that none is at the top, where a steep transform has its weight. Raw and standardised scores are no ranks, and
+        are those of `rewards`. NaN where the judge is to blame. Raises `InputError` as `require` does.
+        """
+        if not isinstance(self.kind, Transform):
+            return self.rewards(prompt_ids, anchors)
+        rows = self._rows(prompt_ids, anchors)
+        found, judged = self._counted(rows, _ranked(anchors).ravel()), anchors.blame.ravel() != JUDGE
+        others = Ranks(below=found.below[judged], equal=found.equal[judged] - 1)
+        rewards = np.full(rows.shape, np.nan)
+        rewards[judged] = transformed(self.kind, others, self._anchors.counts[rows][judged] - 1)
+        return rewards.reshape(anchors.shape)
+
     def calibrated(self, prompt_ids: Sequence[str], scored: Scored) -> Calibrated:
         """Ranks and rewards, in the shape of `scored`, with what was seen. Raises as `rewards` does."""
         rows = self._rows(prompt_ids, scored)
