@@ -159,6 +159,7 @@ def test_only_the_prompts_of_this_command_are_compared(
         (["own={near}", "--kl", "0.3"], "no recipe here has two: name the trainings"),
         (["own@1={near}", "own@2={far}", "--kl", "nan"], "--kl nan: expected nats above 0"),
         (["own={near}", "own={near}"], "stands twice as 'own'"),
+        (["{near}", "near={far}"], "one policy is named 'near', and the folder of another is called so"),
         (["own=sandbox:nope"], "no policy trained from the sandbox model is called 'nope'"),
     ],
 )

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import RLOOConfig, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
-from inferalign.core.errors import InputError, ScoringError
+from inferalign.core.errors import ContextOverflow, InputError, ScoringError
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, StopReason, Unscored
 from inferalign.ctrl.reward import CalibratedReward, HeldAnchors
 from inferalign.ctrl.reward_function import RewardFunction, completion_of
@@ -156,3 +156,26 @@ def test_trl_trains_on_it(tmp_path: Path, llama_dir: Path, chat: ChatFormat) -> 
         seen = {"calibrated/above_best_anchor", "calibrated/tied", "unscored/response", "unscored/judge"}
         assert seen <= entry.keys()
         assert 0 <= entry["calibrated/mean"] <= 1
+
+
+def test_a_scorer_that_loses_count_is_an_error_and_no_other_prompts_reward(chat: ChatFormat) -> None:
+    class Careless(Lengths):
+        async def score(
+            self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage
+        ) -> list[Score | Unscored]:
+            return [*await super().score(prompt, responses, usage), *[Score(1.0)] * (prompt.id == "p")]
+
+    reward = RewardFunction(Careless(2), CalibratedReward(ANCHORS, Identity()), prompts(), chat)
+    with pytest.raises(ScoringError, match="gave 3 verdicts for 2 responses to prompt 'p'"):
+        call(reward, [[5, 6], [5], [5, 6, 7]], ["p", "p", "q"])
+
+
+def test_a_scorer_that_could_not_judge_the_longest_answers_is_refused(chat: ChatFormat) -> None:
+    class Limited(Lengths):
+        def room(self, prompt: Prompt) -> int:
+            return 8 if prompt.id == "q" else 100
+
+    reward = RewardFunction(Limited(2), CalibratedReward(ANCHORS, Identity()), prompts(), chat)
+    reward.require_room(8)
+    with pytest.raises(ContextOverflow, match="at most 8 tokens to prompt 'q', and they may have 9"):
+        reward.require_room(9)

@@ -268,11 +268,14 @@ def test_a_shard_that_saves_late_does_not_put_back_what_another_has_scored_again
     assert late.anchors
     assert whole.anchors
     made(run, asked, drawing_nothing(), shard="2/2")
-    save_latest(late.anchors, run, asked)
+    saved = save_latest(late, run, asked)
     kept = AnchorSet.load(run)
+    assert saved.anchors is not None
+    assert saved.anchors.card.digest == kept.card.digest, "what is reported is what was saved"
+    assert saved.reasons["the judge is away"] == kept.card.unscored["judge"]
     assert kept.card.unscored["judge"] < late.anchors.card.unscored["judge"]
     made(run, asked, drawing_nothing(), shard="1/2")
-    save_latest(kept, run, asked)
+    save_latest(saved, run, asked)
     assert AnchorSet.load(run).card.digest == whole.anchors.card.digest
 
 
@@ -355,6 +358,18 @@ def test_prompts_without_room_for_the_longest_answer_are_refused_before_anything
     made(tmp_path / "run", asked, fitting)
     stops = {stop for each in read_rollouts(tmp_path / "run") for stop in each.stops}
     assert StopReason.CONTEXT not in stops
+
+
+def test_prompts_without_room_in_the_scorers_context_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    class Limited(ScriptedScorer):
+        def room(self, prompt: Prompt) -> int:
+            return SHORT.max_new_tokens - (prompt.id == "p1")
+
+    roller = drawing_nothing()
+    roller.scorer = Limited([])
+    with pytest.raises(ContextOverflow, match="scripted can judge answers of at most 5 tokens to prompt 'p1'"):
+        made(tmp_path / "run", prompts(3), roller)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from inferalign.cli.main import main
-from inferalign.core.errors import InputError, ModelError, UnknownName
+from inferalign.core.errors import ContextOverflow, InputError, ModelError, UnknownName
 from inferalign.core.records import read_records
 from inferalign.core.types import Completion, Message, Prompt, RoleUsage, Score, StopReason, Unscored
+from inferalign.ctrl.combined import CombinedScorer
 from inferalign.engines.chat import ChatFormat
 from inferalign.engines.table import ModelOptions, load
 from inferalign.engines.weights import weights_digest
+from inferalign.scorers.base import require_room
 from inferalign.scorers.reward_delta import (
     CARD,
     TENSORS,
@@ -32,6 +34,7 @@ from inferalign.scorers.reward_delta import (
     write_delta,
 )
 from inferalign.scorers.reward_model import RewardRows, load_reward, open_classifier
+from inferalign.scorers.scripted import ScriptedScorer
 from inferalign.scorers.table import build_scorer
 from tests.toy import a_prompt
 
@@ -176,6 +179,27 @@ def test_what_does_not_fit_is_unscored_and_the_others_are_scored(reward_dir: Pat
     assert isinstance(found[0], Unscored)
     assert found[0].blame == "judge"
     assert str(reward.context_length) in found[0].reason
+
+
+def test_answers_that_could_not_be_judged_are_refused_beforehand(
+    llama_dir: Path, gpt2_dir: Path, reward_dir: Path
+) -> None:
+    """In training they would cost nothing: what the judge fails on has no reward, and no KL."""
+    reward, prompt = load_reward(reward_dir, policy=chat_of(llama_dir)), a_prompt("How?")
+    room = reward.room(prompt)
+    assert room is not None
+    for stop in (StopReason.END, StopReason.LENGTH):
+        fits, beyond = scores(reward, prompt, [drawn((5,) * n, stop) for n in (room, room + 2)])
+        assert isinstance(fits, Score)
+        assert isinstance(beyond, Unscored)
+    require_room(reward, [prompt], room)
+    with pytest.raises(ContextOverflow, match=f"answers of at most {room} tokens to prompt '{prompt.id}'"):
+        require_room(reward, [prompt], room + 1)
+    both = CombinedScorer([reward, ScriptedScorer([])], "min")
+    assert both.room(prompt) == room
+    as_text = load_reward(reward_dir, policy=chat_of(gpt2_dir))
+    assert as_text.room(prompt) is None, "text may become more tokens, or fewer"
+    require_room(as_text, [prompt], 10**6)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

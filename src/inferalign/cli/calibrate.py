@@ -106,11 +106,12 @@ def calibrate(options: CalibrateOptions) -> None:
         show(f"{made.finished} of {len(prompts)} prompts are done; the shard that ends last writes the anchors")
         emit(said)
         return
-    quality = measure(made.anchors, made.reasons)
-    if before is not None and before != made.anchors.card.digest:
+    measure(made.anchors, made.reasons)  # refuses what could teach nothing, before it is written
+    made = save_latest(made, options.run, prompts)
+    assert made.anchors is not None
+    quality, card = measure(made.anchors, made.reasons), made.anchors.card
+    if before is not None and before != card.digest:
         show("these anchors are others than before: a training that was begun on those cannot be taken up")
-    save_latest(made.anchors, options.run, prompts)
-    card = made.anchors.card
     said |= quality.as_json() | {"reasons": dict(made.reasons), "usage": card.usage, "digest": card.digest}
     write_json_atomic(options.run / "metrics.json", said)
     show(_table(quality, made))

@@ -87,6 +87,12 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
             "seeds of one recipe"
         )
     found = [entry(text) for text in texts]
+    named = {entry(text).name for text in texts if "=" in text and not Path(text).is_dir()}
+    if both := [name for name in unnamed if name in named]:
+        raise InputError(
+            f"one policy is named {both[0]!r}, and the folder of another is called so: give each a name, RECIPE=DIR, "
+            "one name only to training seeds of one recipe"
+        )
     if again := [one for at, one in enumerate(found) if one in found[:at]]:
         raise InputError(f"{again[0].model} stands twice as {again[0].name!r}: training seeds differ, give each once")
     return found

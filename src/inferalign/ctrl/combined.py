@@ -17,7 +17,7 @@ import numpy as np
 from inferalign.core.errors import InputError
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, Unscored
 from inferalign.ctrl.scored import JUDGE, RESPONSE, SCORED, Scored
-from inferalign.scorers.base import Scorer
+from inferalign.scorers.base import LimitedScorer, Scorer
 
 Weights = Sequence[float] | Literal["min"]
 """One factor a part for the sum of raw scores, or `min`: a response is as good as its worst part says."""
@@ -63,6 +63,11 @@ class CombinedScorer:
     def describe(self) -> Mapping[str, object]:
         weights = "min" if self._weights == "min" else list(self._weights)
         return {"scorer": "combined", "weights": weights, "parts": [dict(part.describe()) for part in self._parts]}
+
+    def room(self, prompt: Prompt) -> int | None:
+        """The least of the parts' that know theirs."""
+        rooms = [part.room(prompt) for part in self._parts if isinstance(part, LimitedScorer)]
+        return min((room for room in rooms if room is not None), default=None)
 
     async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
         """One verdict a response; the reason of an unscored one is that of the part whose blame counts."""

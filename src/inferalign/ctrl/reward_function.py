@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inferalign.core.errors import InputError
+from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.types import Completion, Prompt, RoleUsage, StopReason
 from inferalign.ctrl.reward import Calibrated, CalibratedReward
 from inferalign.ctrl.reward_statistics import Watch
 from inferalign.ctrl.scored import Scored
 from inferalign.engines.chat import ChatFormat
-from inferalign.scorers.base import Scorer
+from inferalign.scorers.base import Scorer, require_room
 
 
 class RewardFunction:
@@ -44,6 +44,10 @@ class RewardFunction:
     def name(self) -> str:
         """The scorer's."""
         return self._scorer.name
+
+    def require_room(self, longest: int) -> None:
+        """Raises `ContextOverflow` where the scorer could not judge answers of so many tokens."""
+        require_room(self._scorer, self._prompts.values(), longest)
 
     @property
     def calibration(self) -> CalibratedReward:
@@ -87,7 +91,13 @@ class RewardFunction:
     async def _verdicts(self, prompt_id: str, completions: Sequence[Completion]) -> Scored:
         if prompt_id not in self._prompts:
             raise InputError(f"prompt {prompt_id!r} of the dataset is not among the prompts that the reward was given")
-        return Scored.of(await self._scorer.score(self._prompts[prompt_id], completions, self.usage))
+        verdicts = await self._scorer.score(self._prompts[prompt_id], completions, self.usage)
+        if len(verdicts) != len(completions):
+            raise ScoringError(
+                f"the scorer gave {len(verdicts)} verdicts for {len(completions)} responses to prompt {prompt_id!r}: "
+                "it has to give one for each, in order"
+            )
+        return Scored.of(verdicts)
 
 
 def completion_of(token_ids: Sequence[int], chat: ChatFormat) -> Completion:

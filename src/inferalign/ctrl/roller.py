@@ -8,7 +8,7 @@ given to `generate` draws other answers, so that no anchor is met again as a sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from inferalign.engines.chat import ChatFormat
 from inferalign.engines.table import ModelOptions, is_sandbox, load
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.sample import draw
-from inferalign.scorers.base import TRUTHS, Scorer
+from inferalign.scorers.base import TRUTHS, Scorer, require_room
 from inferalign.scorers.table import build_scorer
 
 
@@ -93,11 +93,12 @@ class Roller:
         """What the card says of model, template, sampling and scorer. Raises `InputError`, see `anchors.facts`."""
         return facts(self.engine, self.chat, self.scorer, self.sampling)
 
-    def check_room(self, prompts: Iterable[Prompt]) -> None:
+    def check_room(self, prompts: Sequence[Prompt]) -> None:
         """Raises `ContextOverflow` for a prompt beside which the context has no room for the longest answer.
 
         Its answers would end at the context, although the card says at `max_new_tokens`, and training refuses it
-        (`ctrl.data.render`). Raises `InputError` for one that the chat template refuses.
+        (`ctrl.data.render`). So too where the scorer's context has none (`scorers.base.require_room`). Raises
+        `InputError` for one that the chat template refuses.
         """
         context, longest = self.engine.context_length, self.sampling.max_new_tokens
         taken = dict[str, int]()
@@ -112,6 +113,7 @@ class Roller:
                 f"prompt {long[0]!r} has {taken[long[0]]} tokens, and the model's context of {context} has no room for "
                 f"{longest} more{more}: shorten it, leave it out, or give a smaller --max-new-tokens"
             )
+        require_room(self.scorer, prompts, longest)
 
     async def __call__(self, prompt: Prompt) -> Rollouts:
         """Raises `ContextOverflow` for a prompt that fills the context, `InputError` for a score that is not finite."""

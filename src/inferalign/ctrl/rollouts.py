@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,15 +153,18 @@ def calibrate(
     )
 
 
-def save_latest(anchors: AnchorSet, run: Path | str, prompts: Sequence[Prompt]) -> None:
-    """Save a run's anchors, and again while another shard has added verdicts since they were gathered."""
-    latest: AnchorSet | None = anchors
-    while latest is not None:
-        anchors = latest
-        anchors.save(run)
-        latest = gather(Path(run), anchors.card, prompts)[0]
-        if latest is not None and latest.card.digest == anchors.card.digest:
-            return
+def save_latest(made: Outcome, run: Path | str, prompts: Sequence[Prompt]) -> Outcome:
+    """Save a run's anchors, and again while another shard has added verdicts since they were gathered.
+
+    Returns the outcome with the anchors that were saved in the end, and the reasons of what they lack.
+    """
+    while made.anchors is not None:
+        made.anchors.save(run)
+        latest, _, reasons = gather(Path(run), made.anchors.card, prompts)
+        if latest is None or latest.card.digest == made.anchors.card.digest:
+            break
+        made = replace(made, anchors=latest, reasons=reasons)
+    return made
 
 
 def _score_again(source: Source, failed: Sequence[Prompt], run: Path, later: RunFolder, progress: Progress) -> None:

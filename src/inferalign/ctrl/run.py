@@ -107,6 +107,8 @@ def train_ctrl(
     if anchors is not None:
         anchors.require(_card_of_now(anchors, settings, opened, prompts))
     rendered = render(prompts, opened.chat, room=opened.context - settings.max_new_tokens)
+    if isinstance(reward, RewardFunction):
+        reward.require_room(settings.max_new_tokens)
     places = order(len(rendered), settings)
     beta = beta_for(settings, anchors)
     made_by = {

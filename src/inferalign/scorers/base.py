@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from inferalign.core.errors import ContextOverflow
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, TokenIds, Unscored
 
 TRUTHS = ("oracle", "oracle-quality")
@@ -22,6 +23,32 @@ class Scorer(Protocol):
     async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
         """One verdict a response, in order. Never raises for a response it cannot judge: that is `Unscored`."""
         ...
+
+
+@runtime_checkable
+class LimitedScorer(Scorer, Protocol):
+    """A scorer that can read answers up to some length only, and knows which."""
+
+    def room(self, prompt: Prompt) -> int | None:
+        """The most tokens of the policy's that an answer may have to be judged; None where they are not its own."""
+        ...
+
+
+def require_room(scorer: Scorer, prompts: Iterable[Prompt], longest: int) -> None:
+    """Raises `ContextOverflow` for a prompt to which an answer of `longest` tokens could not be judged.
+
+    That would be the judge's fault, which costs an answer nothing: in training, length would be a place to hide.
+    """
+    if not isinstance(scorer, LimitedScorer):
+        return
+    for prompt in prompts:
+        room = scorer.room(prompt)
+        if room is not None and room < longest:
+            raise ContextOverflow(
+                f"{scorer.name} can judge answers of at most {max(room, 0)} tokens to prompt {prompt.id!r}, and they "
+                f"may have {longest}: give a smaller --max-new-tokens, leave the prompt out, or take a scorer with a "
+                "longer context"
+            )
 
 
 @runtime_checkable

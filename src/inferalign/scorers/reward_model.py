@@ -62,6 +62,16 @@ class RewardRows:
         before = self.chat.prompt_ids(prompt) if self._shares_template else self.chat.render(prompt.messages)
         return before + answer.token_ids + (self.chat.turn_end_ids if ended else self._question)
 
+    def around(self, prompt: Prompt) -> int | None:
+        """Tokens of the row of an empty answer, however it ends; None where answers are read as text.
+
+        Raises `InputError` as calling it does.
+        """
+        if not self.shares_tokenizer:
+            return None
+        empty = (Completion(token_ids=(), text="", stop=stop) for stop in (StopReason.END, StopReason.LENGTH))
+        return max(len(self(prompt, answer)) for answer in empty)
+
 
 class RewardModel:
     """Scores answers by the one output of a sequence-classification model. Higher is better."""
@@ -88,6 +98,11 @@ class RewardModel:
             "answers": "ids" if self.rows.shares_tokenizer else "text",
             "chat": self.rows.chat.describe(),
         }
+
+    def room(self, prompt: Prompt) -> int | None:
+        """The most tokens that an answer may have. None where it is read as text, which may become more or fewer."""
+        taken = self.rows.around(prompt)
+        return None if taken is None else self.context_length - taken
 
     async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
         try:
