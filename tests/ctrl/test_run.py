@@ -213,15 +213,28 @@ class Spread:
         return [Score(sum(response.token_ids) * 0.618034 % 1) for response in responses]
 
 
-def test_what_scoring_cost_is_counted_over_a_stop(tmp_path: Path, llama_dir: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(llama_dir)
+def spread_reward(model: Path, scorer: Spread) -> RewardFunction:
+    tokenizer = AutoTokenizer.from_pretrained(model)
     anchors = HeldAnchors(
         tuple(p.id for p in PROMPTS), Scored.all_scored([[(i + 0.1 * at) / 40 for i in range(40)] for at in range(5)])
     )
+    chat = ChatFormat(tokenizer, end_ids=[tokenizer.eos_token_id])
+    return RewardFunction(scorer, CalibratedReward(anchors, Identity()), PROMPTS, chat)
 
+
+def test_a_scorer_without_room_for_the_longest_answer_is_refused(tmp_path: Path, llama_dir: Path) -> None:
+    class Limited(Spread):
+        def room(self, prompt: Prompt) -> int:
+            return QUICK.max_new_tokens - 1
+
+    with pytest.raises(ContextOverflow, match="spread can judge answers of at most 3 tokens to prompt 'p0'"):
+        trained(llama_dir, tmp_path / "run", reward=spread_reward(llama_dir, Limited()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_scoring_cost_is_counted_over_a_stop(tmp_path: Path, llama_dir: Path) -> None:
     def reward() -> RewardFunction:
-        chat = ChatFormat(tokenizer, end_ids=[tokenizer.eos_token_id])
-        return RewardFunction(Spread(), CalibratedReward(anchors, Identity()), PROMPTS, chat)
+        return spread_reward(llama_dir, Spread())
 
     whole, again = reward(), reward()
     trained(llama_dir, tmp_path / "whole", reward=whole)
