@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from inferalign.cli.main import main
+from inferalign.ctrl.rloo import quiet_trl
+from inferalign.engines.weights import quiet
+from tests.plain import QUESTION
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -42,3 +47,17 @@ def test_transformers_generate(small_model: str, capsys: pytest.CaptureFixture[s
 def test_every_example_is_run() -> None:
     ran = {"procedures.py", "resume.py", "stream.py", "transformers_generate.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == ran
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+def test_grpo(llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"id": "p{i}", "prompt": "How {i}?"}}\n' for i in range(4)))
+    (tmp_path / "question.toml").write_text(QUESTION)
+    asked, question, anchors = (str(tmp_path / name) for name in ("p.jsonl", "question.toml", "anchors"))
+    common = ["--model", str(llama_dir), "--prompts", asked, "--scorer", question, "--max-new-tokens", "64"]
+    assert main(["calibrate", *common, "--run", anchors, "--k", "16"]) == 0
+    with quiet(), quiet_trl():
+        run_example("grpo.py", asked, anchors, str(tmp_path / "out"), "1", str(llama_dir), question)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 steps at beta 0.")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not list((tmp_path / "out").glob("*.bin")), "nothing is pickled"

@@ -21,7 +21,7 @@ from tests.plain import QUESTION
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 STARTED = ("full-best-of-4", "lora-best-of-4", "sandbox-best-of-4", "sandbox-identity", "sandbox-worst-of-4")
-"""Others need several processes, or another engine than transformers, and are started elsewhere."""
+"""Others need GPUs or vLLM: they are read here, and what they ask for is tested with small settings in `tests/ctrl`."""
 TINY = "--steps 1 --warmup 0 --batch-size 16 --generations 8 --micro-batch 16 --max-new-tokens 3 --precision float32"
 
 
