@@ -43,9 +43,12 @@ from benchmarks.sandbox_runs import (
     outcome,
 )
 from inferalign.core.files import read_json
+from inferalign.core.records import differences
 from inferalign.core.stats import Estimate, paired_proportions, proportion
 from inferalign.reports.figures import Panel, Series, write_figure
+from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.training import CARD
+from inferalign.sandbox.weak import weaker
 
 MEASURES = ("balanced accuracy", "AUC")
 KINDS = ("own judge", "knowledge removed", "coin flips")
@@ -69,12 +72,19 @@ def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
             command += ["--from", str(folder), "--specificity", text, "--steps", str(args.steps)]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 sys.exit("a judge could not be trained; why is said above. Repeat the command to go on")
-        elif (steps := read_json(out / CARD)["recipe"]["steps"]) != args.steps:
-            sys.exit(f"{out} was trained for {steps} steps, not {args.steps}: name another --run, or remove it")
+        else:
+            _require(out, weaker(folder, specificity=float(text), steps=args.steps))
         made[f"knowledge-{text}"] = Judge(kind=KINDS[1], more=f":{out}")
     for text in filter(None, args.flips.split(",")):
         made[f"flips-{text}"] = Judge(kind=KINDS[2], more=f"-flipped:{text}")
     return made
+
+
+def _require(judge: Path, recipe: Recipe) -> None:
+    """Stop where the judge in a folder was made by another recipe."""
+    made = {"suspicion": "unknown", **read_json(judge / CARD)["recipe"]}
+    if changes := list(differences(made, asdict(recipe))):
+        sys.exit(f"{judge} was made otherwise ({'; '.join(changes)}): name another --run, or remove it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def test_transformers_generate(small_model: str, capsys: pytest.CaptureFixture[s
 
 
 def test_every_example_is_run() -> None:
-    ran = {"procedures.py", "resume.py", "stream.py", "transformers_generate.py"}
+    ran = {"grpo.py", "procedures.py", "resume.py", "stream.py", "transformers_generate.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == ran
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks import judge_law
 from inferalign.core.stats import paired_proportions, wilson
+from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.training import CARD
 from tests.studies import ASKED, BAD, GOOD, harmful, job
 
@@ -18,15 +20,26 @@ def asked(run: Path, **changed: object) -> argparse.Namespace:
     return argparse.Namespace(**{"run": run, "specificities": "0.2", "flips": "0.1", "steps": 400} | changed)
 
 
-def test_a_judge_that_is_there_is_taken_and_one_of_other_steps_refused(tmp_path: Path) -> None:
+def test_a_judge_that_is_there_is_taken_and_one_that_was_made_otherwise_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(start: Path, *, specificity: float, steps: int) -> Recipe:
+        return Recipe(specificity=specificity, steps=steps, suspicion=1.0)
+
+    monkeypatch.setattr(judge_law, "weaker", recipe)
     (tmp_path / "judge-0.2").mkdir()
-    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({"recipe": {"steps": 400}}))
+    told = asdict(recipe(tmp_path, specificity=0.2, steps=400))
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({"recipe": told}))
     found = judge_law.judges(asked(tmp_path), tmp_path)
     assert list(found) == ["own", "knowledge-0.2", "flips-0.1"]
     assert found["knowledge-0.2"].more == f":{tmp_path / 'judge-0.2'}"
     assert found["flips-0.1"].more == "-flipped:0.1"
-    with pytest.raises(SystemExit, match="trained for 400 steps, not 300"):
+    with pytest.raises(SystemExit, match=r"made otherwise .*steps is 400 there and 300 here"):
         judge_law.judges(asked(tmp_path, steps=300), tmp_path)
+    del told["suspicion"]  # of before there was a choice
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({"recipe": told}))
+    with pytest.raises(SystemExit, match=r'made otherwise .*suspicion is "unknown" there and 1\.0 here'):
+        judge_law.judges(asked(tmp_path), tmp_path)
 
 
 def test_a_judge_that_cannot_be_trained_says_so(tmp_path: Path) -> None:

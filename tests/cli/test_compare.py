@@ -311,8 +311,9 @@ def test_answers_of_a_shipped_policy_are_as_long_as_in_its_training(tmp_path: Pa
     assert known_length(asked, [shipped], [None]) == 64
     with pytest.raises(InputError, match="8, 64 tokens"):
         known_length(asked, [shipped, Entry("own", None, "own")], [None, short])
-    (tmp_path / "delta.json").write_text('{"facts": {}}')
-    assert known_length(asked, [Entry("ctrl", None, f"sandbox:{tmp_path}")], [None]) == 256
+    for other in ('{"facts": {}}', '{"facts": {"plan": null}}', "[]"):
+        (tmp_path / "delta.json").write_text(other)
+        assert known_length(asked, [Entry("ctrl", None, f"sandbox:{tmp_path}")], [None]) == 256
 
 
 def test_only_the_model_that_a_training_started_from_is_a_base(

@@ -226,6 +226,9 @@ def test_a_conversation_that_its_template_refuses_is_unscored(tmp_path: Path, re
     assert isinstance(found, Unscored)
     assert found.blame == "judge"
     assert "no system turn" in found.reason
+    assert load_reward(picky).room(Prompt(id="p", messages=turns)) is None, (
+        "no answer to it can be judged, long or short"
+    )
 
 
 def test_what_it_says_of_itself_names_the_weights(tmp_path: Path, llama_dir: Path, reward_dir: Path) -> None:

@@ -202,9 +202,11 @@ def _length_of(delta: str) -> int | None:
     """Tokens that an answer had in the training of a difference to the sandbox model, where its facts say so."""
     from inferalign.core.files import read_json
 
-    facts = read_json(delta_folder(delta.partition(":")[2]) / "delta.json")["facts"]
-    length: int | None = facts.get("plan", {}).get("tokens")
-    return length
+    found = read_json(delta_folder(delta.partition(":")[2]) / "delta.json")
+    try:
+        return int(found["facts"]["plan"]["tokens"])
+    except (KeyError, TypeError):  # a delta of other origin, or a damaged one, which loading it will say
+        return None
 
 
 def known_betas(entries: Sequence[Entry], cards: Sequence[Card | None]) -> dict[str, float | None]:

@@ -100,8 +100,15 @@ class RewardModel:
         }
 
     def room(self, prompt: Prompt) -> int | None:
-        """The most tokens that an answer may have. None where it is read as text, which may become more or fewer."""
-        taken = self.rows.around(prompt)
+        """The most tokens that an answer may have.
+
+        None where it is read as text, which may become more or fewer, and where the template refuses the conversation,
+        of which no answer can be judged.
+        """
+        try:
+            taken = self.rows.around(prompt)
+        except InputError:
+            return None
         return None if taken is None else self.context_length - taken
 
     async def score(self, prompt: Prompt, responses: Sequence[Completion], usage: RoleUsage) -> list[Score | Unscored]:
