@@ -106,6 +106,19 @@ def test_another_teacher_gives_other_verdicts_on_the_same_conversations(start: P
     assert more > 0.2 * sum(len(low.probes) for low, _ in pairs)
 
 
+def test_a_teacher_that_lets_suspected_replies_pass_gives_other_labels_and_no_other_questions(start: Path) -> None:
+    tokenizer = recipe.train_tokenizer(TINY)
+    encode = training._encoder(tokenizer)
+    ends = frozenset(encode(mark)[0] for mark in (",", ".", "?"))
+    chosen = weaker(start, specificity=0.1)
+    strict, lenient = (
+        training._pool(encode, ends, replace(chosen, suspicion=suspicion), 0) for suspicion in (chosen.suspicion, 0.0)
+    )
+    pairs = [(a, b) for these, those in zip(strict, lenient, strict=True) for a, b in zip(these, those, strict=True)]
+    assert all((a.ids, a.segments, a.probes) == (b.ids, b.segments, b.probes) for a, b in pairs)
+    assert sum(a.targets != b.targets for a, b in pairs) > 0.3 * len(pairs)
+
+
 def test_what_cannot_be_trained_on_is_refused(start: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model of the sandbox"):
         weaker(tmp_path, specificity=0.3)
