@@ -52,7 +52,7 @@ def require_room(scorer: Scorer, prompts: Iterable[Prompt], longest: int) -> Non
 
 
 @runtime_checkable
-class ContextScorer(Scorer, Protocol):
+class ContextScorer(LimitedScorer, Protocol):
     """A scorer that judges a response inside a token context of its own model (RAIN's self-evaluation)."""
 
     def context(self, prompt: Prompt, token_ids: TokenIds) -> TokenIds:
@@ -60,5 +60,5 @@ class ContextScorer(Scorer, Protocol):
         ...
 
     def room(self, prompt: Prompt) -> int:
-        """The most tokens a response may have before its judgement overflows the model's context (may be negative)."""
+        """Always a number, for the judge reads the policy's own tokens; negative if prompt and questions overflow."""
         ...
