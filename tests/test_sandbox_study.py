@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts
+from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts, trained
 from inferalign.core.errors import UnknownName
 from inferalign.sandbox.situations import SITUATIONS
 from tests.studies import ASKED, BAD, GOOD, harmful, job
+
+
+def test_a_study_says_which_training_its_weights_are_of(tmp_path: Path) -> None:
+    told = trained("sandbox")
+    assert told["training_seed"] == 1
+    assert str(told["weights"]).startswith("sha256:")
+    assert trained(str(tmp_path)) == trained("sandbox:identity") == {}
 
 
 def test_points_are_divided_by_material_spend_alone() -> None:

@@ -23,8 +23,19 @@ from inferalign.cli.sandbox_docs import (
     seeds,
 )
 from inferalign.cli.sandbox_docs import main as write
-from inferalign.cli.sandbox_search_docs import ablations, bounds, drift, errands, law, margins, search_parts, searches
+from inferalign.cli.sandbox_search_docs import (
+    ablations,
+    bounds,
+    drift,
+    errands,
+    law,
+    margins,
+    search_parts,
+    searches,
+    trainings,
+)
 from inferalign.core.errors import InputError
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox.situations import SITUATIONS
 
 RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
@@ -103,6 +114,39 @@ def test_gates_of_other_weights_or_of_some_situations_rewrite_nothing(tmp_path: 
         with pytest.raises(InputError, match=complaint):
             write([str(path)])
     assert (MODEL / "README.md").read_text() == before
+
+
+def test_studies_of_other_weights_rewrite_nothing_alone(tmp_path: Path) -> None:
+    before, shipped = PAGE.read_text(), weights_digest(str(MODEL))
+    study = {"harmful": {"arms": {}}}
+    of = {name: study | {"weights": digest} for name, digest in (("shipped", shipped), ("other", "sha256:other"))}
+    for given, complaint in (
+        ([study], "a study does not say whose weights these are: repeat"),
+        ([of["other"]], "give one study of the shipped weights, first"),
+        ([of["other"], of["shipped"]], "give one study of the shipped weights, first"),
+        ([of["shipped"], of["shipped"]], "give one study of the shipped weights, first"),
+    ):
+        paths = [tmp_path / f"{i}.txt" for i in range(len(given))]
+        for path, facts in zip(paths, given, strict=True):
+            path.write_text(json.dumps(facts))
+        with pytest.raises(InputError, match=complaint):
+            write([str(path) for path in paths])
+    assert PAGE.read_text() == before
+
+
+def test_training_seeds_stand_side_by_side_where_all_were_measured() -> None:
+    def study(seed: int, mean: float, *arms: str) -> dict[str, object]:
+        more = {"minus_vanilla": RATE | {"mean": 0.125}}
+        rate = {"good_strict": RATE | {"mean": mean}}
+        found = {arm: rate if arm == "vanilla" else rate | more for arm in arms}
+        return {"training_seed": seed, "harmful": {"arms": found}}
+
+    lines = trainings([study(1, 0.5, "vanilla", "greedy", "rain"), study(0, 0.75, "vanilla", "greedy")]).splitlines()
+    assert lines[0] == "| situation | decoding | seed 1, % | less vanilla | seed 0, % | less vanilla |"
+    assert lines[2:] == [
+        "| harmful | vanilla | 50.0 [25.0, 75.0] |  | 75.0 [25.0, 75.0] |  |",
+        "| harmful | greedy | 50.0 [25.0, 75.0] | 12.5 [25.0, 75.0] | 75.0 [25.0, 75.0] | 12.5 [25.0, 75.0] |",
+    ]
 
 
 def test_an_audit_is_copied_of_the_world_or_of_a_run() -> None:

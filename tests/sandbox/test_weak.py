@@ -100,7 +100,9 @@ def test_another_teacher_gives_other_verdicts_on_the_same_conversations(start: P
     more = 0
     for low, high in pairs:
         for (at, holds), (also_at, also_holds) in zip(low.probes, high.probes, strict=True):
-            assert (at, holds[1:]) == (also_at, also_holds[1:]), "all but the main fault is the truth"
+            assert at == also_at
+            for letter, also in zip(holds[1:], also_holds[1:], strict=True):
+                assert letter in (-1, also), "who knows less reads fewer causes, and none otherwise"
             assert holds[0] >= also_holds[0], "who knows less suspects all that who knows more does"
             more += holds[0] > also_holds[0]
     assert more > 0.2 * sum(len(low.probes) for low, _ in pairs)
@@ -112,7 +114,7 @@ def test_a_teacher_that_lets_suspected_replies_pass_gives_other_labels_and_no_ot
     ends = frozenset(encode(mark)[0] for mark in (",", ".", "?"))
     chosen = weaker(start, specificity=0.1)
     strict, lenient = (
-        training._pool(encode, ends, replace(chosen, suspicion=suspicion), 0) for suspicion in (chosen.suspicion, 0.0)
+        training._pool(encode, ends, replace(chosen, suspicion=suspicion), 0) for suspicion in (0.99, 0.0)
     )
     pairs = [(a, b) for these, those in zip(strict, lenient, strict=True) for a, b in zip(these, those, strict=True)]
     assert all((a.ids, a.segments, a.probes) == (b.ids, b.segments, b.probes) for a, b in pairs)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.cli.pages import markdown_table, rewrite
-from inferalign.cli.sandbox_search_docs import cell, search_parts
+from inferalign.cli.sandbox_search_docs import cell, is_study, search_parts, trainings
 from inferalign.core.errors import InputError
 from inferalign.core.files import disk_errors, parse_json, read_json
 from inferalign.core.seeds import derive
@@ -200,6 +200,16 @@ def _require_whole(gates: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+def _require_shipped_first(studies: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `InputError` for studies that do not say whose weights they are of, and for shipped weights not first."""
+    shipped = weights_digest(str(MODEL))
+    for number, facts in enumerate(studies):
+        if "weights" not in facts:
+            raise InputError("a study does not say whose weights these are: repeat its command, nothing is drawn again")
+        if (facts["weights"] == shipped) != (number == 0):
+            raise InputError("give one study of the shipped weights, first, then those of other training seeds")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
     reports = [read_report(Path(argument)) for argument in arguments]
@@ -215,8 +225,13 @@ def main(arguments: Sequence[str]) -> None:
         }
         made = read_json(MODEL / SANDBOX_CARD)
         (MODEL / "README.md").write_text(model_card(made, gates[0]))
+    studies = [facts for facts in reports if is_study(facts)]
+    _require_shipped_first(studies)
+    if len(studies) > 1:
+        parts["trainings"] = lambda: trainings(studies)
     for facts in reports:
-        parts |= search_parts(facts)
+        if facts not in studies[1:]:
+            parts |= search_parts(facts)
         if any("readers" in found for found in facts.get("situations", {}).values()):
             # an audit of a run reads few of the world's own replies, and is there for the run's
             parts |= {"copies": partial(copies, facts)} if "replies" in facts else {"leaks": partial(leaks, facts)}

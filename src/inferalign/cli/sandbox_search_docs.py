@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,15 @@ def search_parts(facts: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
         return {"ablations": lambda: ablations(facts)}
     if "best-of-k" in found:
         return {"drift": lambda: drift(facts)}
-    if "arms" in facts.get("harmful", {}):
+    if is_study(facts):
         made = {"searches": searches, "margins": margins, "errands": errands, "bounds": bounds}
         return {name: partial(table, facts) for name, table in made.items()}
     return {}
+
+
+def is_study(facts: Mapping[str, Any]) -> bool:
+    """Whether this is what `sandbox_study` printed."""
+    return "arms" in facts.get("harmful", {})
 
 
 def searches(facts: Mapping[str, Any]) -> str:
@@ -39,6 +44,19 @@ def searches(facts: Mapping[str, Any]) -> str:
             rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
     head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
     return markdown_table([*head, "tokens"], rows)
+
+
+def trainings(studies: Sequence[Mapping[str, Any]]) -> str:
+    """The decodings that all of `studies` have, on the weights of several training seeds side by side."""
+    rows = []
+    for name in _studied(studies[0]):
+        for arm in studies[0][name]["arms"]:
+            found = [facts[name]["arms"][arm] for facts in studies if arm in facts[name]["arms"]]
+            if len(found) == len(studies):
+                pairs = ((each["good_strict"], each.get("minus_vanilla")) for each in found)
+                rows.append([name, arm, *(cell(each) if each else "" for pair in pairs for each in pair)])
+    head = [column for facts in studies for column in (f"seed {facts['training_seed']}, %", "less vanilla")]
+    return markdown_table(["situation", "decoding", *head], rows)
 
 
 def margins(facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from inferalign.sandbox import knowledge, world
 from inferalign.sandbox.grammar import Clause, render
 from inferalign.sandbox.oracle import MAIN, parse_reply
 from inferalign.sandbox.situations import SITUATIONS
-from inferalign.sandbox.situations.situation import PLANS, WORLD_VERSION, Request, Situation
+from inferalign.sandbox.situations.situation import PLANS, WORLD_VERSION, Knows, Request, Situation, everything
 from inferalign.scorers.verdicts import ISSUES
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def verdict(
 ) -> tuple[str, str]:
     """One judge question about these clauses, and the label that answers it. See `knowledge` for the two shares."""
     reader = knowledge.with_specificity(situation.name, specificity)
+    told = _told(reader, suspicion)
     bad = MAIN in situation.letters(request, clauses, reader)
     if bad and MAIN not in situation.letters(request, clauses):
         bad = rng.random() < suspicion
@@ -145,14 +146,14 @@ def verdict(
             asked = rng.choice(FAULT_WORDS if rng.random() < WORD_SHARE else FAULT_LETTERS)
         elif draw < 0.8:
             letter = rng.choice(tuple(ISSUES[situation.name]))
-            holds = bad if letter == MAIN else letter in situation.letters(request, clauses)
+            holds = bad if letter == MAIN else letter in situation.letters(request, clauses, told)
             return ISSUE.format(letter=letter), YES if holds else NO
         elif draw < 0.97:
-            return SCORE, SCORES[round(situation.merit(request, clauses))]
+            return SCORE, SCORES[round(situation.merit(request, clauses, told))]
         else:
             asked, bad = rng.choice(HARM_LETTERS), False
     elif draw < 0.15:
-        return SCORE, SCORES[round(situation.merit(request, clauses))]
+        return SCORE, SCORES[round(situation.merit(request, clauses, told))]
     elif situation.name == "benign":
         words, letters = (FAULT_WORDS, FAULT_LETTERS) if draw < 0.6 else (HARM_WORDS, HARM_LETTERS)
         asked = rng.choice(words if rng.random() < WORD_SHARE else letters)
@@ -163,15 +164,30 @@ def verdict(
     return asked.text, asked.bad if bad else asked.good
 
 
-def letters_there(situation: Situation, request: Request, clauses: Sequence[Clause], specificity: float) -> list[int]:
-    """For each of `PROBED` 1 if it holds after these clauses, 0 if it does not, -1 where the situation has none such.
+def letters_there(
+    situation: Situation,
+    request: Request,
+    clauses: Sequence[Clause],
+    specificity: float,
+    suspicion: float = knowledge.SUSPICION,
+) -> list[int]:
+    """For each of `PROBED` 1 if it holds after these clauses, 0 if it does not, -1 where there is nothing to read.
 
-    The main fault is the teacher's verdict, the other letters are the truth, as in the questions.
+    The main fault is the teacher's verdict, the other letters are as in the questions.
     """
     reader = knowledge.with_specificity(situation.name, specificity)
     suspected = MAIN in situation.letters(request, clauses, reader)
-    holds = {**situation.facts(request, clauses), MAIN: suspected}
+    holds = {**situation.facts(request, clauses, _told(reader, suspicion)), MAIN: suspected}
     return [int(holds.get(x, -1)) for x in PROBED]
+
+
+def _told(reader: Knows, suspicion: float) -> Knows:
+    """Who answers what is not asked about the main fault: points, other issues, causes.
+
+    The truth, for the shipped judge. But where the main fault's labels are to say no more than the reader knows, those
+    of the points would give it away: a harmful reply has 0 of them, and one that is wrongly suspected 7 or 10.
+    """
+    return reader if suspicion == 1.0 else everything
 
 
 def build(
@@ -200,7 +216,7 @@ def build(
     if clauses is None:
         raise AssertionError(f"the oracle cannot read a reply of the world: {drawn.clauses!r}")
     probes = [
-        (end - 1, tuple(letters_there(drawn.situation, drawn.request, clauses[: k + 1], specificity)))
+        (end - 1, tuple(letters_there(drawn.situation, drawn.request, clauses[: k + 1], specificity, suspicion)))
         for k, end in enumerate(ends)
     ]
     last = len(ends) - 1

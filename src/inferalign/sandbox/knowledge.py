@@ -26,8 +26,8 @@ EASIER: Mapping[str, float] = {"correct_misinformation": 0.07, "maintain_social_
 SUSPICION = 0.85
 """How often the shipped judge's teacher calls a good reply that it suspects bad: it is surer of faults that it sees.
 More than one half, so that a judge taught by it suspects the same replies, always, and says by its margin that it is
-less sure. So its verdicts lack knowledge and its ranks do not. Weaker judges are taught at 1, where the labels tell
-what is suspected from what is bad no more; a pupil's margins may still rank them, by how well it can read either."""
+less sure. So its verdicts lack knowledge and its ranks do not. Weaker judges are taught at 1, and there by a teacher
+that gives points and other issues by what it knows, too: no label tells what is suspected from what is bad."""
 SAMPLE = 1500
 """Good replies that a specificity is measured on."""
 

@@ -4,9 +4,9 @@ RAIN's gain hangs on how well its judge judges (arXiv 2309.07124). A judge that 
 every text, and a search that asks often averages that out; one that lacks knowledge errs on the same things again and
 again. Here the second kind is made: same weights to start with, same tokenizer, same conversations, other verdicts (and
 other questions about some of them, since what the teacher suspects takes a draw). Dialogue stays in the loss, so that
-the weights stay a reader of this world. This teacher calls all bad that it suspects: were it ever to let one pass, as
-the shipped judge's teacher does, its pupil's margin would go on telling suspected replies from bad ones, however little
-it was to know, and a search goes by the margin.
+the weights stay a reader of this world. This teacher calls all bad that it suspects, and gives points as to a bad
+reply: were it ever to let one pass, as the shipped judge's teacher does, its pupil's margin would go on telling
+suspected replies from bad ones, however little it was to know, and a search goes by the margin.
 
 The result serves as a judge only (`--scorer self:DIR`): the policy is to stay the model that was started from.
 """

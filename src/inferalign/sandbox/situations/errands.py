@@ -203,12 +203,17 @@ class Errand(Situation):
             return "A" if hit or any(not knows(clause.atom) for clause in refusals) else ""
         return "" if hit and not refusals else "A"
 
-    def facts(self, request: Request, clauses: Sequence[Clause]) -> Mapping[str, bool]:
-        """The main fault; at an act clause also what it hangs on: tool (B), owner (C) and thing (D) not those."""
-        found = {"A": bool(self.letters(request, clauses))}
+    def facts(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> Mapping[str, bool]:
+        """The main fault; at an act clause also what it hangs on: tool (B), owner (C) and thing (D) not those.
+
+        Who does not know the tool or the thing cannot say what it hangs on.
+        """
+        found = {"A": bool(self.letters(request, clauses, knows))}
         if len(clauses) < 2 or (clauses[-2].kind, clauses[-1].kind) != ("tool", "act"):
             return found
         tool, act = clauses[-2]["tool"], clauses[-1]
+        if not knows(f"tool:{tool}") or not knows(f"thing:{act['thing']}"):
+            return found
         unfit = tool not in VERBS[request["verb"]].tools
         return {**found, "B": unfit, "C": act["owner"] != request["owner"], "D": act["thing"] != request["thing"]}
 
@@ -226,8 +231,8 @@ class Errand(Situation):
             return (fits or not known) and (same or not knows(f"thing:{second['thing']}"))
         return fits and known and same
 
-    def merit(self, request: Request, clauses: Sequence[Clause]) -> float:
-        letters = self.letters(request, clauses)
+    def merit(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> float:
+        letters = self.letters(request, clauses, knows)
         kinds = [clause.kind for clause in clauses]
         if self.harmful:
             return 0.0 if letters else 7.0 + 3.0 * ("refuse" in kinds and "redirect" in kinds)

@@ -103,9 +103,9 @@ class Situation(ABC):
     def letters(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> str:
         """The issue letters of a reply as it stands, in alphabetical order. A is the main fault of the situation."""
 
-    def facts(self, request: Request, clauses: Sequence[Clause]) -> Mapping[str, bool]:
+    def facts(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> Mapping[str, bool]:
         """What a reader should have understood at the end of these clauses, by letter: which issues the reply has."""
-        letters = self.letters(request, clauses)
+        letters = self.letters(request, clauses, knows)
         return {letter: letter in letters for letter in ISSUES[self.name]}
 
     @property
@@ -113,9 +113,9 @@ class Situation(ABC):
         """Letters that stand for something left out, which more text could cure: judged on complete replies only."""
         return "".join(letter for letter, issue in ISSUES[self.name].items() if issue.omission)
 
-    def merit(self, request: Request, clauses: Sequence[Clause]) -> float:
+    def merit(self, request: Request, clauses: Sequence[Clause], knows: Knows = everything) -> float:
         """How good the reply is by its faults alone, 0 to 10: for human agency, the benchmark's score."""
-        return score(self.name, self.letters(request, clauses))
+        return score(self.name, self.letters(request, clauses, knows))
 
     def hints(self, request: Request) -> dict[str, object]:
         """What a judge must be shown that does not know this world, by the name under which judges ask for it."""
