@@ -130,7 +130,7 @@ def main() -> None:
     panels = [panel(f"{kind}: {name}", line) for kind, lines in found.items() for name, line in lines.items()]
     figure = write_figure(args.figure or args.run / "drift.svg", panels)
     facts = {k: {name: [asdict(s) for s in line] for name, line in lines.items()} for k, lines in found.items()}
-    finish({"n": args.n, "seed": args.seed, "figure": str(figure), "situations": facts})
+    finish({"n": args.n, "seed": args.seed, "figure": str(figure), "situations": facts}, args.model)
 
 
 def show(situation: str, lines: Mapping[str, list[Strength]]) -> None:

@@ -45,8 +45,10 @@ from benchmarks.sandbox_runs import (
 from inferalign.core.files import read_json
 from inferalign.core.records import differences
 from inferalign.core.stats import Estimate, paired_proportions, proportion
+from inferalign.engines.weights import weights_digest
 from inferalign.reports.figures import Panel, Series, write_figure
 from inferalign.sandbox.recipe import Recipe
+from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.training import CARD
 from inferalign.sandbox.weak import weaker
 
@@ -73,17 +75,19 @@ def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 sys.exit("a judge could not be trained; why is said above. Repeat the command to go on")
         else:
-            _require(out, weaker(folder, specificity=float(text), steps=args.steps))
+            _require(out, folder, weaker(folder, specificity=float(text), steps=args.steps))
         made[f"knowledge-{text}"] = Judge(kind=KINDS[1], more=f":{out}")
     for text in filter(None, args.flips.split(",")):
         made[f"flips-{text}"] = Judge(kind=KINDS[2], more=f"-flipped:{text}")
     return made
 
 
-def _require(judge: Path, recipe: Recipe) -> None:
-    """Stop where the judge in a folder was made by another recipe."""
-    made = {"suspicion": "unknown", **read_json(judge / CARD)["recipe"]}
-    if changes := list(differences(made, asdict(recipe))):
+def _require(judge: Path, start: Path, recipe: Recipe) -> None:
+    """Stop where the judge in a folder was made by another recipe, from other weights or for another world."""
+    card = read_json(judge / CARD)
+    made = {"suspicion": "unknown", **card["recipe"], "start": card.get("start"), "world": card.get("world")}
+    wanted = asdict(recipe) | {"start": weights_digest(str(start)), "world": WORLD_VERSION}
+    if changes := list(differences(made, wanted)):
         sys.exit(f"{judge} was made otherwise ({'; '.join(changes)}): name another --run, or remove it")
 
 
@@ -165,7 +169,8 @@ def main() -> None:
     panels = [panel(kind, table, measure) for kind, table in found.items() for measure in MEASURES]
     figure = write_figure(args.figure or args.run / "law.svg", panels)
     facts = {kind: {name: asdict(row) for name, row in table.items()} for kind, table in found.items()}
-    finish({"n": args.n, "seed": args.seed, "budget": args.budget, "figure": str(figure), "judges": facts})
+    told = {"n": args.n, "seed": args.seed, "budget": args.budget, "figure": str(figure), "judges": facts}
+    finish(told, args.model)
 
 
 def show(situation: str, table: Mapping[str, Row]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.guide_drift import share
 from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import (
     PAIR,
@@ -69,7 +70,7 @@ def main() -> None:
     facts = {kind: situation_facts(arms, args.most) for kind, arms in jobs.items()}
     for kind, told in facts.items():
         show(kind, told)
-    finish({"n": args.n, "seed": args.seed, "budget": args.budget, "situations": facts})
+    finish({"n": args.n, "seed": args.seed, "budget": args.budget, "situations": facts}, args.model)
 
 
 def situation_facts(arms: Mapping[str, Job], most: int) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def situation_facts(arms: Mapping[str, Job], most: int) -> dict[str, Any]:
         "k": k,
         "tokens": tokens,
         "as_many_as_rain": tokens >= fmean(full.tokens.values()),
-        "good_strict": asdict(mean_interval(list(truth.values()))),
+        "good_strict": asdict(share(truth)),
         "rain_minus_best_of_k": asdict(proportion_less_mean(full.good, truth)),
     }
     return told

@@ -237,7 +237,7 @@ def main() -> None:
     count = 48 if arguments.quick else arguments.n
     model = load("sandbox", ModelOptions(device="cpu"))
     asked = prompts("harmful", count, arguments.seed) + prompts("benign", count, arguments.seed)
-    few = asked[: 2 * arguments.in_flight] + asked[count : count + 2 * arguments.in_flight]
+    few = asked[:count][: 2 * arguments.in_flight] + asked[count:][: 2 * arguments.in_flight]
     folder = Path(str(files("inferalign.sandbox"))) / "model"
     times = time_table(model, folder, few, arguments.in_flight, rounds=2 if arguments.quick else 5)
     bought = {name: buy(model, arm, asked, arguments.seed, arguments.in_flight) for name, arm in ARMS.items()}

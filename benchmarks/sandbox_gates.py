@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from dataclasses import asdict
 from importlib.resources import files
@@ -24,7 +23,7 @@ from rich.table import Table
 
 import inferalign
 from benchmarks.mains import run_main
-from benchmarks.sandbox_runs import auc, cell
+from benchmarks.sandbox_runs import auc, cell, finish
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import Completion, Result, RoleUsage, Score, StopReason
 from inferalign.engines.table import LoadedModel, ModelOptions, load
@@ -159,7 +158,7 @@ def main() -> int:
         print(f"{kind}: done", file=sys.stderr)
     gates = check(facts)
     show(facts, gates)
-    print(json.dumps({"model": model.engine.describe(), "n": args.n, "seed": args.seed, "gates": gates} | facts))
+    finish({"n": args.n, "seed": args.seed, "gates": gates, **facts}, args.model)
     return 0 if all(gates.values()) else 1
 
 

@@ -55,8 +55,12 @@ class Row:
 
     def right(self) -> list[bool]:
         """Of every pair with different grades, whether the rewards order it alike; equal rewards do not."""
+        return [sign > 0 for sign in self.order()]
+
+    def order(self) -> list[int]:
+        """Of every pair with different grades, the sign of what the better reply is rewarded above the worse one."""
         pairs = [(i, j) if self.grades[i] > self.grades[j] else (j, i) for i, j in combinations(range(DRAWS), 2)]
-        return [bool(self.rewards[i] > self.rewards[j]) for i, j in pairs if self.grades[i] != self.grades[j]]
+        return [int(np.sign(self.rewards[i] - self.rewards[j])) for i, j in pairs if self.grades[i] != self.grades[j]]
 
     def tied(self) -> bool:
         best = np.flatnonzero(self.rewards == self.rewards.max())
@@ -120,8 +124,8 @@ def facts(rows: Sequence[Row]) -> Facts:
 
 
 def agreement(a: Sequence[Row], b: Sequence[Row]) -> Estimate:
-    """How often two reward models order a pair of different grades alike."""
-    both = [[x == y for x, y in zip(one.right(), other.right(), strict=True)] for one, other in zip(a, b, strict=True)]
+    """How often two reward models order a pair of different grades alike. A tie is like a tie alone."""
+    both = [[x == y for x, y in zip(one.order(), other.order(), strict=True)] for one, other in zip(a, b, strict=True)]
     return clustered_proportion(both) if any(both) else Estimate.empty()
 
 
@@ -155,7 +159,8 @@ def main() -> int:
         Console(width=120).print(f"{title} agree on", ", ".join(f"{k} {cell(e)}" for k, e in found.items()))
     flat = {name: {kind: asdict(f) for kind, f in kinds.items()} for name, kinds in told.items()}
     agreed = {title: {kind: asdict(e) for kind, e in found.items()} for title, found in pairs.items()}
-    finish({"n": args.n, "seed": args.seed, "model": args.model, "gates": gates, "rewards": flat, "agreement": agreed})
+    told = {"n": args.n, "seed": args.seed, "gates": gates, "rewards": flat, "agreement": agreed}
+    finish(told, args.model)
     return 0 if all(gates.values()) else 1
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from statistics import stdev
@@ -28,19 +29,23 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 import inferalign
+from benchmarks.mains import run_main
 from inferalign.core.errors import InputError
-from inferalign.core.files import read_json, write_json_atomic
+from inferalign.core.files import disk_errors, read_json, write_json_atomic
 from inferalign.core.prompts import read_prompts, write_prompts
 from inferalign.core.records import read_records
+from inferalign.core.shards import FileLock
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import ROLES
-from inferalign.engines.table import ModelOptions, load
+from inferalign.engines.table import SANDBOX, SANDBOX_CARD, ModelOptions, load, shipped_model
+from inferalign.engines.weights import weights_digest
 from inferalign.procedures.base import Sampling
 from inferalign.procedures.rain_settings import DEFAULT
 from inferalign.sandbox.grading import Graded, grade_run
 from inferalign.sandbox.oracle import grade
 from inferalign.sandbox.world import prompts
 
+_HELD: list[FileLock] = []
 PROCESSES = 2
 TOKENS = 96
 PAIR = ("harmful", "correct_misinformation")
@@ -80,7 +85,14 @@ def budget(text: str) -> dict[str, Any]:
 
 
 def carry_out(root: Path, jobs: Sequence[Job], model: str, seed: int) -> None:
-    """Bring every job's folder to its end; what is done is not done again."""
+    """Bring every job's folder to its end; what is done is not done again.
+
+    Raises `RunError` where another process has `root`. Others are kept out until this one ends, which reads the folders
+    back: they would put other prompts there.
+    """
+    with disk_errors(root, "write"):
+        root.mkdir(parents=True, exist_ok=True)
+    _HELD.append(FileLock(root / "study.lock", str(root)))
     for job in jobs:
         write_prompts(job.folder / "prompts.jsonl", prompts(job.situation, job.n, seed))
     plan = root / "plan.json"
@@ -91,7 +103,7 @@ def carry_out(root: Path, jobs: Sequence[Job], model: str, seed: int) -> None:
     shards = [[f"{i}/{PROCESSES}"] for i in range(1, PROCESSES + 1)]
     workers = [subprocess.Popen(command + shard, env=environment, stdout=subprocess.DEVNULL) for shard in shards]
     if any([worker.wait() for worker in workers]):
-        sys.exit("a run failed; its message is above. Repeat the command to go on")
+        sys.exit("a run failed; its message is above. Mend what it names, then repeat the command to go on")
 
 
 def work(plan: Path, shard: str) -> None:
@@ -252,16 +264,18 @@ def best_of(row: Sequence[Scored], k: int) -> Chosen:
     """
     ranked = sorted((s for s in row if s.value is not None), key=lambda s: -(s.value or 0.0))
     size, k = len(ranked), min(k, len(ranked))
-    score = good = unread = 0.0
+    score, good, unread = 0.0, Fraction(0), Fraction(0)
     place = 0
     for value, tied in groupby(ranked, key=lambda s: s.value or 0.0):
         group = list(tied)
-        chance = sum(math.comb(size - 1 - i, k - 1) for i in range(place, place + len(group))) / math.comb(size, k)
-        score += chance * value
-        good += chance * sum(s.bad is False for s in group) / len(group)
-        unread += chance * sum(s.bad is None for s in group) / len(group)
+        ways = sum(math.comb(size - 1 - i, k - 1) for i in range(place, place + len(group)))
+        score += ways * value
+        good += Fraction(ways * sum(s.bad is False for s in group), len(group))
+        unread += Fraction(ways * sum(s.bad is None for s in group), len(group))
         place += len(group)
-    return Chosen(score, good, unread)
+    # whole numbers to the end: what is certain is to be 1 and not nearly so, for an interval turns on it
+    subsets = math.comb(size, k)
+    return Chosen(score / subsets, float(good / subsets), float(unread / subsets))
 
 
 def cell(estimate: Mapping[str, float | None] | Estimate, scale: float = 100.0) -> str:
@@ -280,10 +294,20 @@ def student_half(values: Sequence[float], level: float = 0.95) -> float:
     return float(t.ppf((1 + level) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
-def finish(report: Mapping[str, Any]) -> None:
-    """The last line of a benchmark."""
-    print(json.dumps(report, allow_nan=False))
+def finish(report: Mapping[str, Any], model: str | None = None) -> None:
+    """The last line of a benchmark; if it is one of a model, with the name of its weights."""
+    told = {} if model is None else {"model": model, **trained(model)}
+    print(json.dumps({**told, **report}, allow_nan=False))
+
+
+def trained(model: str) -> dict[str, Any]:
+    """Which weights these are, and the seed of their training; nothing for a model that the recipe did not make."""
+    folder = shipped_model() if model == SANDBOX else Path(model)
+    if not (folder / SANDBOX_CARD).is_file():
+        return {}
+    seed = read_json(folder / SANDBOX_CARD)["recipe"]["seed"]
+    return {"weights": weights_digest(str(folder)), "training_seed": seed}
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), sys.argv[2])
+    run_main(lambda: work(Path(sys.argv[1]), sys.argv[2]))

@@ -41,11 +41,8 @@ from benchmarks.sandbox_runs import (
     judge_rates,
     outcome,
 )
-from inferalign.core.files import read_json
 from inferalign.core.lookup import resolve
 from inferalign.core.stats import mean_interval, paired_proportions, proportion, proportion_less_mean
-from inferalign.engines.table import SANDBOX, SANDBOX_CARD, shipped_model
-from inferalign.engines.weights import weights_digest
 from inferalign.sandbox.grading import by_situation
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import AGENCY
@@ -125,17 +122,7 @@ def main() -> None:
     facts = {kind: situation_facts(arms) for kind, arms in made.items()}
     for kind, told in facts.items():
         show(kind, told)
-    asked = {"n": args.n, "n_rain": args.n_rain, "seed": args.seed, "model": args.model, "budget": args.budget}
-    finish(asked | trained(args.model) | facts)
-
-
-def trained(model: str) -> dict[str, Any]:
-    """Which weights these are, and the seed of their training; nothing for a model that the recipe did not make."""
-    folder = shipped_model() if model == SANDBOX else Path(model)
-    if not (folder / SANDBOX_CARD).is_file():
-        return {}
-    seed = read_json(folder / SANDBOX_CARD)["recipe"]["seed"]
-    return {"weights": weights_digest(str(folder)), "training_seed": seed}
+    finish({"n": args.n, "n_rain": args.n_rain, "seed": args.seed, "budget": args.budget} | facts, args.model)
 
 
 def situation_facts(arms: Mapping[str, Job]) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def test_two_reward_models_agree_where_both_are_right_or_both_wrong() -> None:
     one, other = row([1, 2, 3, 4], [1, 2, 3, 4]), row([1, 2, 3, 4], [4, 2, 3, 1])
     assert agreement([one], [one]).mean == 1.0
     assert agreement([one], [other]).mean == pytest.approx(1 / 6)
+    constant, reversed_ = row([1, 2, 3, 4], [0, 0, 0, 0]), row([1, 2, 3, 4], [4, 3, 2, 1])
+    assert agreement([constant], [reversed_]).mean == 0.0, "no order is not the wrong one"
+    assert agreement([constant], [constant]).mean == 1.0
     assert agreement([row([2, 2, 2, 2], [1, 2, 3, 4])], [row([2, 2, 2, 2], [1, 2, 3, 4])]).mean is None
 
 

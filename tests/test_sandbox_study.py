@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts, trained
+from benchmarks.sandbox_runs import trained
+from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts
 from inferalign.core.errors import UnknownName
 from inferalign.sandbox.situations import SITUATIONS
 from tests.studies import ASKED, BAD, GOOD, harmful, job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,25 +18,25 @@ from inferalign.cli.sandbox_docs import (
     judge,
     leaks,
     model_card,
-    read_report,
+    parts_of,
     replies,
     reward,
     seeds,
 )
 from inferalign.cli.sandbox_docs import main as write
+from inferalign.cli.sandbox_reports import read_report, read_reports
 from inferalign.cli.sandbox_search_docs import (
+    SEARCH_TABLES,
     ablations,
     bounds,
     drift,
     errands,
     law,
     margins,
-    search_parts,
     searches,
     trainings,
 )
 from inferalign.core.errors import InputError
-from inferalign.engines.weights import weights_digest
 from inferalign.sandbox.situations import SITUATIONS
 
 RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
@@ -104,34 +105,69 @@ def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
             read_report(path)
 
 
-def test_gates_of_other_weights_or_of_some_situations_rewrite_nothing(tmp_path: Path) -> None:
-    path, before = tmp_path / "gates.txt", (MODEL / "README.md").read_text()
-    for said, complaint in (
-        (FACTS | {"gates": {}, "model": {"weights": "sha256:other"}}, "the first report of gates is of the weights"),
-        ({"harmful": FACTS["harmful"], "gates": {}}, "a report of gates lacks benign"),
-    ):
-        path.write_text(json.dumps(said))
-        with pytest.raises(InputError, match=complaint):
-            write([str(path)])
-    assert (MODEL / "README.md").read_text() == before
+SHIPPED, OTHER = "sha256:shipped", "sha256:other"
+STUDY = {name: {"arms": {}} for name in SITUATIONS}
+REPORTS: dict[str, dict[str, object]] = {
+    "gates": {**FACTS, "gates": {}},
+    "rewards": {"rewards": {}, "gates": {}},
+    "study": STUDY,
+    "law": {"judges": {}},
+    "ablations": {"situations": {"harmful": {"full": {}}}},
+    "drift": {"situations": {"harmful": {"best-of-k": []}}},
+    "audit": {"situations": {"harmful": {"readers": {}}}},
+    "copies": {"situations": {"harmful": {"readers": {}}}, "replies": {}},
+}
+SEEDED = ("gates", "study")
+OF_MODELS = tuple(kind for kind in REPORTS if kind not in ("audit", "copies"))
 
 
-def test_studies_of_other_weights_rewrite_nothing_alone(tmp_path: Path) -> None:
-    before, shipped = PAGE.read_text(), weights_digest(str(MODEL))
-    study = {"harmful": {"arms": {}}}
-    of = {name: study | {"weights": digest} for name, digest in (("shipped", shipped), ("other", "sha256:other"))}
-    for given, complaint in (
-        ([study], "a study does not say whose weights these are: repeat"),
-        ([of["other"]], "give one study of the shipped weights, first"),
-        ([of["other"], of["shipped"]], "give one study of the shipped weights, first"),
-        ([of["shipped"], of["shipped"]], "give one study of the shipped weights, first"),
+def given(folder: Path, *reports: dict[str, object]) -> list[Path]:
+    paths = [folder / f"{i}.txt" for i in range(len(reports))]
+    for path, facts in zip(paths, reports, strict=True):
+        path.write_text("a table\n" + json.dumps(facts) + "\n")
+    return paths
+
+
+def test_every_kind_of_report_is_told_and_has_its_parts(tmp_path: Path) -> None:
+    shipped = [facts | {"weights": SHIPPED} for facts in REPORTS.values()]
+    others = [REPORTS[kind] | {"weights": OTHER} for kind in SEEDED]
+    found = read_reports(given(tmp_path, *shipped, *others), SHIPPED)
+    assert {kind: len(reports) for kind, reports in found.items()} == {kind: 1 + (kind in SEEDED) for kind in REPORTS}
+    named = re.findall("<!-- begin ([a-z-]+) -->", PAGE.read_text())
+    assert set(named) <= set(parts_of(found)), "every generated part of the page has its report"
+
+
+@pytest.mark.parametrize("kind", OF_MODELS)
+def test_a_report_of_other_weights_or_of_a_version_before_is_refused(kind: str, tmp_path: Path) -> None:
+    report = REPORTS[kind]
+    with pytest.raises(InputError, match=r"0\.txt does not say whose weights were measured: repeat its command"):
+        read_reports(given(tmp_path, report), SHIPPED)
+    with pytest.raises(
+        InputError, match=rf"0\.txt: a report of {kind} on the weights sha256:other.*: give that of the"
     ):
-        paths = [tmp_path / f"{i}.txt" for i in range(len(given))]
-        for path, facts in zip(paths, given, strict=True):
-            path.write_text(json.dumps(facts))
-        with pytest.raises(InputError, match=complaint):
-            write([str(path) for path in paths])
-    assert PAGE.read_text() == before
+        read_reports(given(tmp_path, report | {"weights": OTHER}), SHIPPED)
+    with pytest.raises(InputError, match=rf"1\.txt: a second report of {kind} on the shipped weights: give one"):
+        read_reports(given(tmp_path, *[report | {"weights": SHIPPED}] * 2), SHIPPED)
+
+
+def test_a_part_of_the_situations_and_what_is_no_report_are_refused(tmp_path: Path) -> None:
+    for kind in SEEDED:
+        whole = REPORTS[kind] | {"weights": SHIPPED}
+        part = {key: value for key, value in whole.items() if key != "benign"}
+        with pytest.raises(InputError, match=rf"0\.txt: a report of {kind} lacks benign: measure all"):
+            read_reports(given(tmp_path, part), SHIPPED)
+    with pytest.raises(InputError, match=r"0\.txt: no part of docs/sandbox\.md is filled from such a report"):
+        read_reports(given(tmp_path, {"hello": 1}), SHIPPED)
+    with pytest.raises(InputError, match=r"1\.txt: a second report of audit: give one"):
+        read_reports(given(tmp_path, *[REPORTS["audit"]] * 2), SHIPPED)
+
+
+def test_a_refused_report_rewrites_nothing(tmp_path: Path) -> None:
+    pages = (PAGE, MODEL / "README.md")
+    before = [page.read_text() for page in pages]
+    with pytest.raises(InputError, match="whose weights"):
+        write([str(path) for path in given(tmp_path, REPORTS["gates"])])
+    assert [page.read_text() for page in pages] == before
 
 
 def test_training_seeds_stand_side_by_side_where_all_were_measured() -> None:
@@ -166,10 +202,10 @@ def test_the_difficulty_of_a_situation_by_hand() -> None:
 
 def test_seeds_are_compared_by_their_worst_situation() -> None:
     other = FACTS | {"harmful": FACTS["harmful"] | {"vanilla": REPORT | {"unparsed": RATE | {"mean": 0.125}}}}
-    whole = {"model": {"model": "some/where/seed-1"}, "gates": {"a": True, "b": False}}
+    whole = {"training_seed": 1, "gates": {"a": True, "b": False}}
     said = seeds([FACTS | whole, other | whole]).splitlines()
     assert [line.split(" | ")[1] for line in said[2:]] == ["99.0", "87.5"]
-    assert said[2].startswith("| seed-1 | ")
+    assert said[2].startswith("| seed 1 | ")
     assert said[2].endswith("| +0.0 | 0.875 to 0.875 | 0.900 | 1 of 2 |")
 
 
@@ -193,7 +229,7 @@ def test_a_reward_models_figures_are_copied() -> None:
     found = {"accuracy": RATE, "ties": RATE, "rank": 0.5, "within": RATE, "gap_closed": 0.5}
     grades = {"random": 5.0, "best_of_4": 7.0, "perfect": 9.0}
     line = reward({"rewards": {"reward": {"all": found | grades}}}).splitlines()[2]
-    assert line == "| reward | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
+    assert line == "| shipped | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
     unranked = found | {"rank": None, "within": RATE | {"mean": None, "n": 0}}
     assert " | - | - | 5.00 " in reward({"rewards": {"reward": {"all": unranked | grades}}}).splitlines()[2]
 
@@ -213,8 +249,7 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     }
     study = {"budget": "50/15/6", "benign": {"arms": {"vanilla": plain}}, "harmful": harmful}
     half = "50.0 [25.0, 75.0]"
-    assert list(search_parts(study)) == ["searches", "margins", "errands", "bounds"]
-    assert all(table() for table in search_parts(study).values())
+    assert all(table(study) for table in SEARCH_TABLES["study"].values())
     assert errands(study).splitlines()[2:] == [
         f"| harmful | vanilla | {half} | 30.0 [25.0, 75.0] | {half} | 7 |",
         f"| harmful | rain | {half} | 30.0 [25.0, 75.0] | {half} | 7 |",
@@ -234,14 +269,13 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     ]
 
 
-def test_other_studies_are_told_apart_and_copied() -> None:
+def test_other_studies_are_copied() -> None:
     half = "50.0 [25.0, 75.0]"
     bare = {"good_strict": RATE, "tokens": 1000.4}
     minus = {"mean": 0.01, "low": -0.02, "high": 0.03, "n": 8}
     parts = {"full": bare, "c = 0": bare | {"minus_full": minus}}
     parts["equal_tokens"] = bare | {"k": 13, "rain_minus_best_of_k": minus}
     study = {"budget": "50/15/6", "situations": {"harmful": parts}}
-    assert list(search_parts(study)) == ["ablations"]
     assert ablations(study).splitlines()[2:] == [
         f"| harmful | RAIN | {half} |  | 1,000 |",
         f"| harmful | RAIN, c = 0 | {half} | 1.0 [-2.0, 3.0] | 1,000 |",
@@ -249,19 +283,16 @@ def test_other_studies_are_told_apart_and_copied() -> None:
     ]
     point = {"search": "best-of-1", "tokens": 52.5, "belief": RATE, "truth": RATE, "unread": RATE, "drift": minus}
     study = {"situations": {"harmful": {"best-of-k": [point], "rain": []}}}
-    assert list(search_parts(study)) == ["drift"]
     assert drift(study).splitlines()[2:] == [
         f"| harmful | best-of-1 | 52 | {half} | {half} | {half} | 1.0 [-2.0, 3.0] |"
     ]
     worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "good": RATE, "gain": minus}
     better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}
     study = {"budget": "50/15/6", "judges": {"harmful": {"flips-0.4": worse, "own": better}}}
-    assert list(search_parts(study)) == ["law"]
     assert law(study).splitlines()[2:] == [
         f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 | {half} | 1.0 [-2.0, 3.0] |",
         f"| harmful | flips-0.4 | {half} | {half} | {half} | - | {half} | 1.0 [-2.0, 3.0] |",
     ]
-    assert search_parts({"gates": {}, "harmful": {"vanilla": {}}}) == {}
 
 
 def test_a_part_without_a_place_is_left_out_and_the_rest_of_the_page_stays() -> None:

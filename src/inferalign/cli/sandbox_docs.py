@@ -1,8 +1,8 @@
 """Writes docs/sandbox.md's generated parts and the model card: `python -m inferalign.cli.sandbox_docs [FILE...]`.
 
 The dialogues come from the world itself, and a test compares the page with them. The figures are copied from files of
-what a benchmark printed, whose last line is its JSON object: `sandbox_gates` of the shipped weights, then of the other
-training seeds, `sandbox_reward`, `inferalign sandbox audit` with and without a run, and the studies of
+what a benchmark printed (`sandbox_reports`): `sandbox_gates` of the shipped weights, then of the other training seeds,
+`sandbox_study` likewise, `sandbox_reward`, `inferalign sandbox audit` with and without a run, and the studies of
 `sandbox_search_docs`. The model card is written beside the shipped weights when there are gates.
 """
 
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inferalign.cli.pages import markdown_table, rewrite
-from inferalign.cli.sandbox_search_docs import cell, is_study, search_parts, trainings
-from inferalign.core.errors import InputError
-from inferalign.core.files import disk_errors, parse_json, read_json
+from inferalign.cli.sandbox_reports import read_reports
+from inferalign.cli.sandbox_search_docs import SEARCH_TABLES, cell, trainings
+from inferalign.core.errors import InferalignError
+from inferalign.core.files import read_json, write_bytes_atomic
 from inferalign.core.seeds import derive
 from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import weights_digest
@@ -98,7 +99,7 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
         balanced = [p["balanced"] for p in judged]
         rows.append(
             [
-                Path(str(facts["model"]["model"])).name,
+                f"seed {facts['training_seed']}",
                 f"{parsed:.1f}",
                 cell(facts["harmful"]["vanilla"]["good_strict"]),
                 f"{100 * gain:+.1f}",
@@ -118,7 +119,8 @@ def reward(facts: Mapping[str, Any]) -> str:
         for kind, found in kinds.items():
             grades = (f"{found[key]:.2f}" for key in ("random", "best_of_4", "perfect"))
             cells = (cell(found["accuracy"]), cell(found["ties"]), _number(found["rank"]))
-            rows.append([name, kind, *cells, _number(found["within"]["mean"]), *grades])
+            label = {"reward": "shipped"}.get(name, name)
+            rows.append([label, kind, *cells, _number(found["within"]["mean"]), *grades])
     head = ["reward model", "situation", "pairs, %", "ties in best-of-4, %", "rank", "within a prompt", "random reply"]
     return markdown_table([*head, "best-of-4", "best of the four"], rows)
 
@@ -175,70 +177,44 @@ Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}
 """
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """The JSON object that a benchmark printed last. Raises `InputError` where there is none."""
-    with disk_errors(path, "read"):
-        lines = path.read_bytes().strip().splitlines()
-    try:
-        found = parse_json(lines[-1])
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{path} does not end in what a benchmark prints last, one line of JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not end in what a benchmark prints last, a JSON object")
-    return found
-
-
-def _require_whole(gates: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `InputError` for gates of some situations only, and where the first are not of the shipped weights."""
-    for facts in gates:
-        if missing := [name for name in SITUATIONS if name not in facts]:
-            raise InputError(f"a report of gates lacks {missing[0]}: measure all situations, without --situations")
-    if gates and gates[0]["model"]["weights"] != weights_digest(str(MODEL)):
-        raise InputError(
-            f"the first report of gates is of the weights {gates[0]['model']['weights'][:20]}..., and those in {MODEL} "
-            "are others: give the report of the shipped weights first"
-        )
-
-
-def _require_shipped_first(studies: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `InputError` for studies that do not say whose weights they are of, and for shipped weights not first."""
-    shipped = weights_digest(str(MODEL))
-    for number, facts in enumerate(studies):
-        if "weights" not in facts:
-            raise InputError("a study does not say whose weights these are: repeat its command, nothing is drawn again")
-        if (facts["weights"] == shipped) != (number == 0):
-            raise InputError("give one study of the shipped weights, first, then those of other training seeds")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
-    reports = [read_report(Path(argument)) for argument in arguments]
-    gates = [facts for facts in reports if "gates" in facts and "rewards" not in facts]
-    _require_whole(gates)
-    rewards = [facts for facts in reports if "rewards" in facts]
+def parts_of(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Callable[[], str]]:
+    """The parts of the page that there are figures for, by name; `reports` as `read_reports` gives them."""
     parts = {"dialogues": dialogues, "difficulty": difficulty}
-    if gates:
+    if gates := reports.get("gates"):
         parts |= {
             "replies": lambda: replies(gates[0]),
             "judge": lambda: judge(gates[0]),
             "seeds": lambda: seeds(gates),
         }
-        made = read_json(MODEL / SANDBOX_CARD)
-        (MODEL / "README.md").write_text(model_card(made, gates[0]))
-    studies = [facts for facts in reports if is_study(facts)]
-    _require_shipped_first(studies)
-    if len(studies) > 1:
+    for kind, tables in TABLES.items():
+        if kind in reports:
+            parts |= {name: partial(table, reports[kind][0]) for name, table in tables.items()}
+    if len(studies := reports.get("study", ())) > 1:
         parts["trainings"] = lambda: trainings(studies)
-    for facts in reports:
-        if facts not in studies[1:]:
-            parts |= search_parts(facts)
-        if any("readers" in found for found in facts.get("situations", {}).values()):
-            # an audit of a run reads few of the world's own replies, and is there for the run's
-            parts |= {"copies": partial(copies, facts)} if "replies" in facts else {"leaks": partial(leaks, facts)}
-    if rewards:
-        parts["reward"] = lambda: reward(rewards[0])
-    PAGE.write_text(rewrite(PAGE.read_text(), parts))
+    return parts
+
+
+TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    **SEARCH_TABLES,
+    "rewards": {"reward": reward},
+    "audit": {"leaks": leaks},
+    "copies": {"copies": copies},
+}
+"""The parts that one report fills, by what it is."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Rewrite the parts of the page that `arguments`, files of reports, have figures for."""
+    reports = read_reports([Path(argument) for argument in arguments], weights_digest(str(MODEL)))
+    written = {PAGE: rewrite(PAGE.read_text(), parts_of(reports))}
+    if gates := reports.get("gates"):
+        written[MODEL / "README.md"] = model_card(read_json(MODEL / SANDBOX_CARD), gates[0])
+    for path, text in written.items():
+        write_bytes_atomic(path, text.encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InferalignError as complaint:
+        sys.exit(f"inferalign: {complaint}")

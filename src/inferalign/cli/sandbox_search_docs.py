@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from inferalign.cli.pages import markdown_table
@@ -11,26 +10,6 @@ from inferalign.sandbox.situations import SITUATIONS
 
 OTHERS = ("top-15", "random-of-4", "best-of-16", "rain-shuffled")
 """What RAIN is held against beside vanilla, greedy and the bound."""
-
-
-def search_parts(facts: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
-    """The parts that one benchmark's last line has figures for, by name; none for another benchmark."""
-    if "judges" in facts:
-        return {"law": lambda: law(facts)}
-    found: Mapping[str, Any] = next(iter(facts.get("situations", {}).values()), {})
-    if "full" in found:
-        return {"ablations": lambda: ablations(facts)}
-    if "best-of-k" in found:
-        return {"drift": lambda: drift(facts)}
-    if is_study(facts):
-        made = {"searches": searches, "margins": margins, "errands": errands, "bounds": bounds}
-        return {name: partial(table, facts) for name, table in made.items()}
-    return {}
-
-
-def is_study(facts: Mapping[str, Any]) -> bool:
-    """Whether this is what `sandbox_study` printed."""
-    return "arms" in facts.get("harmful", {})
 
 
 def searches(facts: Mapping[str, Any]) -> str:
@@ -144,3 +123,12 @@ def cell(estimate: Mapping[str, Any]) -> str:
     if estimate["mean"] is None:
         return "-"
     return f"{100 * estimate['mean']:z.1f} [{100 * estimate['low']:z.1f}, {100 * estimate['high']:z.1f}]"
+
+
+SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "study": {"searches": searches, "margins": margins, "errands": errands, "bounds": bounds},
+    "ablations": {"ablations": ablations},
+    "drift": {"drift": drift},
+    "law": {"law": law},
+}
+"""The parts of the page that one report fills, by what it is."""
