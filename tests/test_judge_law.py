@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks import judge_law
+from inferalign.cli.main import main
 from inferalign.core.stats import paired_proportions, wilson
+from inferalign.engines.table import shipped_model
+from inferalign.sandbox import training
 from inferalign.sandbox.recipe import Recipe
+from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.training import CARD
+from inferalign.sandbox.weak import weaker
 from tests.studies import ASKED, BAD, GOOD, harmful, job
 
 
@@ -29,17 +35,45 @@ def test_a_judge_that_is_there_is_taken_and_one_that_was_made_otherwise_refused(
     monkeypatch.setattr(judge_law, "weaker", recipe)
     (tmp_path / "judge-0.2").mkdir()
     told = asdict(recipe(tmp_path, specificity=0.2, steps=400))
-    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({"recipe": told}))
+    card = {"recipe": told, "start": "sha256:start", "world": WORLD_VERSION}
+    monkeypatch.setattr(judge_law, "weights_digest", lambda folder: "sha256:start")
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card))
     found = judge_law.judges(asked(tmp_path), tmp_path)
     assert list(found) == ["own", "knowledge-0.2", "flips-0.1"]
     assert found["knowledge-0.2"].more == f":{tmp_path / 'judge-0.2'}"
     assert found["flips-0.1"].more == "-flipped:0.1"
     with pytest.raises(SystemExit, match=r"made otherwise .*steps is 400 there and 300 here"):
         judge_law.judges(asked(tmp_path, steps=300), tmp_path)
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card | {"start": "sha256:other"}))
+    with pytest.raises(SystemExit, match=r'made otherwise .*start is "sha256:other" there and "sha256:start" here'):
+        judge_law.judges(asked(tmp_path), tmp_path)
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card | {"world": "1"}))
+    with pytest.raises(SystemExit, match=r'made otherwise .*world is "1" there'):
+        judge_law.judges(asked(tmp_path), tmp_path)
     del told["suspicion"]  # of before there was a choice
-    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({"recipe": told}))
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card))
     with pytest.raises(SystemExit, match=r'made otherwise .*suspicion is "unknown" there and 1\.0 here'):
         judge_law.judges(asked(tmp_path), tmp_path)
+
+
+def test_a_judge_that_is_missing_is_trained_by_the_packages_own_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Path, Recipe, object]] = []
+
+    def train(out: Path, recipe: Recipe, *, start: Path, on_step: object) -> Path:
+        made.append((out, recipe, start))
+        return out
+
+    def run(command: list[str], stdout: int) -> subprocess.CompletedProcess[bytes]:
+        assert command[1:3] == ["-m", "inferalign.cli.main"]
+        return subprocess.CompletedProcess(command, main(command[3:]))
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(judge_law.subprocess, "run", run)
+    start = shipped_model()
+    assert list(judge_law.judges(asked(tmp_path, steps=7), start)) == ["own", "knowledge-0.2", "flips-0.1"]
+    assert made == [(tmp_path / "judge-0.2", weaker(start, specificity=0.2, steps=7), start)]
 
 
 def test_a_judge_that_cannot_be_trained_says_so(tmp_path: Path) -> None:

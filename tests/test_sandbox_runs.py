@@ -13,11 +13,24 @@ from hypothesis import strategies as st
 
 from benchmarks.judge_law import auc_of
 from benchmarks.rain_ablations import equal_k
-from benchmarks.sandbox_runs import Job, Scored, best_of, bound, budget, candidates, cell, guide, judge_rates, outcome
-from inferalign.core.errors import InputError
+from benchmarks.sandbox_runs import (
+    Job,
+    Scored,
+    best_of,
+    bound,
+    budget,
+    candidates,
+    carry_out,
+    cell,
+    guide,
+    judge_rates,
+    outcome,
+)
+from inferalign.core.errors import InputError, RunError
 from inferalign.core.prompts import write_prompts
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
+from inferalign.core.shards import FileLock
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import (
     Candidate,
@@ -161,3 +174,37 @@ def test_a_run_folder_is_read_back_and_graded(tmp_path: Path) -> None:
     assert found.belief == {first.id: 0.75}
     assert found.tokens == {first.id: 15.0}
     assert candidates(job) == {first.id: [Scored(GOOD, 0.5), Scored(None, -0.2), Scored(GOOD, None)]}
+
+
+@pytest.mark.parametrize("size", [16, 64, 150])
+def test_what_every_candidate_is_best_of_k_is_for_certain(size: int) -> None:
+    """Not by a rounding error less: a Wilson interval is right for what is yes or no, and has no place elsewhere."""
+    row = [Scored(GOOD, i / size) for i in range(size)]
+    assert {best_of(row, k)[1:] for k in range(1, size + 1)} == {(1.0, 0.0)}
+
+
+def test_a_study_keeps_other_commands_out(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "study.lock", "it")
+    with pytest.raises(RunError, match="is being written by process"):
+        carry_out(tmp_path, [Job(folder=tmp_path / "a", situation="harmful", n=1)], "sandbox", 1)
+    assert not (tmp_path / "a").exists()
+    lock.release()
+
+
+def test_two_processes_share_a_job_and_an_error_of_ours_is_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = Job(folder=tmp_path / "study" / "a", situation="harmful", n=4, procedure="random-of-n:2")
+    carry_out(tmp_path / "study", [one], "sandbox", 1)
+    found = outcome(one)
+    assert len(found.good) == 4
+    assert {path.name for path in (one.folder / "records").glob("*.jsonl")} == {
+        "shard-1-of-2.jsonl",
+        "shard-2-of-2.jsonl",
+    }
+    other = Job(folder=tmp_path / "other" / "a", situation="harmful", n=1)
+    with pytest.raises(SystemExit, match="Mend what it names"):
+        carry_out(tmp_path / "other", [other], str(tmp_path / "no-model"), 1)
+    said = capfd.readouterr().err
+    assert "inferalign: " in said
+    assert "Traceback" not in said

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
+from inferalign.core.errors import RunError
 from inferalign.core.results import from_record, metrics, to_record
 from inferalign.core.types import (
     Candidate,
@@ -61,3 +64,13 @@ def test_metrics_add_up_by_role_and_by_blame() -> None:
 def test_latency_is_a_mean_and_never_the_mean_of_nothing() -> None:
     assert metrics([RESULT, replace(RESULT, seconds=0.75)])["mean_latency_seconds"] == 0.5
     assert metrics([])["mean_latency_seconds"] is None
+
+
+@pytest.mark.parametrize("damage", [{"usage": None}, {"messages": [{"rolle": "user"}]}, {"candidates": [{}]}])
+def test_a_record_that_was_not_written_here_is_named(damage: dict[str, object]) -> None:
+    record = to_record(RESULT, Determinism.EXACT)
+    with pytest.raises(RunError, match=r"record of .p. is not what `inferalign generate` writes .*: remove its"):
+        from_record(record | damage)
+    del record["messages"]
+    with pytest.raises(RunError, match="KeyError"):
+        from_record(record)

@@ -7,10 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from inferalign.core.errors import InputError
 from inferalign.core.jobs import Quiet
 from inferalign.core.stats import Estimate
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import audit, curriculum, recipe, training
 from inferalign.sandbox.grading import grade_reply
 from inferalign.sandbox.grammar import Grammar, render
@@ -104,7 +107,9 @@ def run_of(folder: Path, card: dict[str, object] | None) -> Path:
     model.mkdir()
     if card is not None:
         (model / "sandbox.json").write_text(json.dumps(card))
+    save_file({"w": torch.zeros(1)}, model / "model.safetensors")
     (folder / "env.json").write_text(json.dumps({"model": str(model)}))
+    (folder / "config.json").write_text(json.dumps({"model": {"weights": weights_digest(str(model))}}))
     return folder
 
 
@@ -113,14 +118,26 @@ def test_what_a_model_was_trained_on_is_on_its_card(tmp_path: Path) -> None:
     assert audit.training_of(run_of(tmp_path, card)) == audit.Training(seed=4, conversations=256), "4 pools of 8 steps"
 
 
-@pytest.mark.parametrize("card", [None, {"world": WORLD_VERSION, "recipe": {}, "start": "abc"}])
-def test_a_model_whose_training_is_not_known(card: dict[str, object] | None, tmp_path: Path) -> None:
-    assert audit.training_of(run_of(tmp_path, card)) is None
+@pytest.mark.parametrize(
+    ("card", "why"),
+    [
+        (None, "where no sandbox.json says what it was trained on"),
+        ({"world": WORLD_VERSION, "recipe": {}, "start": "abc"}, "was trained on from another model"),
+    ],
+)
+def test_a_model_whose_training_is_not_known(card: dict[str, object] | None, why: str, tmp_path: Path) -> None:
+    assert str(audit.training_of(run_of(tmp_path, card))).endswith(why)
+
+
+def test_a_model_that_was_trained_anew_after_the_run_is_another(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 4, "steps": 30, "batch_size": 8}})
+    save_file({"w": torch.ones(1)}, run / "model" / "model.safetensors")
+    assert audit.training_of(run) == f"{run / 'model'} holds other weights now than when the run was made"
 
 
 def test_a_run_that_names_no_model_and_a_card_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
-    assert audit.training_of(tmp_path) is None
+    assert str(audit.training_of(tmp_path)).startswith("its model is None, where no")
     with pytest.raises(InputError, match="copy the model's folder again"):
         audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 1}}))
 
@@ -132,7 +149,7 @@ def test_every_conversation_that_a_training_met_is_looked_at(tmp_path: Path) -> 
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     ninth = training._pool(encode, ends, short, 1)[0]
     made = audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": asdict(short)}))
-    assert made is not None
+    assert isinstance(made, audit.Training)
     drawn = [curriculum.dialogue(made.seed, i) for i in range(made.conversations)]
     texts = [
         f"{curriculum.USER}{d.request.text}{curriculum.ASSISTANT}{render(d.clauses)}{curriculum.END}" for d in drawn
@@ -171,5 +188,5 @@ def test_a_runs_replies_are_counted_by_situation(world: tuple[object, dict[str, 
     assert found.new.mean == pytest.approx(fresh / len(values))
     assert 0 < fresh < len(values)
     assert all(estimate.n == len(values) for estimate in found.readers.values())
-    unknown = audit.audit_run(graded, world[1], None, HERE)
+    unknown = audit.audit_run(graded, world[1], "no card", HERE)
     assert unknown[VALUES.name].new == Estimate.empty()

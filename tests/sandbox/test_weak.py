@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError, ModelError, RunError
@@ -119,6 +119,21 @@ def test_a_teacher_that_lets_suspected_replies_pass_gives_other_labels_and_no_ot
     pairs = [(a, b) for these, those in zip(strict, lenient, strict=True) for a, b in zip(these, those, strict=True)]
     assert all((a.ids, a.segments, a.probes) == (b.ids, b.segments, b.probes) for a, b in pairs)
     assert sum(a.targets != b.targets for a, b in pairs) > 0.3 * len(pairs)
+
+
+def test_a_start_that_lost_weights_is_named_and_trains_nothing(start: Path, tmp_path: Path) -> None:
+    """transformers would fill in random numbers for what is missing, and only warn."""
+    less = tmp_path / "less"
+    shutil.copytree(start, less)
+    kept = {name: t for name, t in load_file(start / "model.safetensors").items() if ".layers.1." not in name}
+    save_file(kept, less / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"less lacks weights that its config\.json asks for"):
+        training.train(tmp_path / "judge", weaker(start, specificity=0.3, steps=2), start=less)
+    whole = (start / "model.safetensors").read_bytes()
+    (less / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"cannot load the weights in .*less"):
+        training.train(tmp_path / "judge", weaker(start, specificity=0.3, steps=2), start=less)
+    assert not (tmp_path / "judge" / training.CARD).exists()
 
 
 def test_what_cannot_be_trained_on_is_refused(start: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _id(value: Mapping[str, Any], where: str) -> str:
         raise InputError(f'{where}: "id" must be a text or a whole number, got {_kind(identity)}.')
     if not str(identity).strip():
         raise InputError(f'{where}: "id" is empty.')
-    return _encodable(str(identity), f'{where}: "id"')
+    return encodable(str(identity), f'{where}: "id"')
 
 
 def _messages(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
@@ -103,13 +103,14 @@ def _messages(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     if not isinstance(turns, list) or not turns:
         got = "an empty list" if turns == [] else _kind(turns)
         raise InputError(f'{where}: "messages" must be a list of {{"role", "content"}} objects, got {got}.')
-    messages = tuple(_message(turn, f'{where}: "messages"[{i}]') for i, turn in enumerate(turns))
+    messages = tuple(read_message(turn, f'{where}: "messages"[{i}]') for i, turn in enumerate(turns))
     if messages[-1].role != "user":
         raise InputError(f'{where}: the last of "messages" must be from "user", got {messages[-1].role!r}.')
     return messages
 
 
-def _message(turn: Any, where: str) -> Message:
+def read_message(turn: Any, where: str) -> Message:
+    """The turn that a JSON value is. Raises `InputError` that begins with `where`."""
     if not isinstance(turn, dict):
         raise InputError(f'{where} must be a {{"role", "content"}} object, got {_kind(turn)}.')
     if set(turn) != {"role", "content"}:
@@ -124,11 +125,11 @@ def _content(text: Any, what: str) -> str:
         raise InputError(f"{what} must be a text, got {_kind(text)}.")
     if not text.strip():
         raise InputError(f"{what} is empty.")
-    return _encodable(text, what)
+    return encodable(text, what)
 
 
-def _encodable(text: str, what: str) -> str:
-    """Half a surrogate pair is legal as a JSON escape, but no tokenizer and no hash can take it."""
+def encodable(text: str, what: str) -> str:
+    """The text. Half a surrogate pair in it is legal as a JSON escape, but no tokenizer and no hash can take it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from inferalign.core.errors import RunError
 from inferalign.core.types import (
     ROLES,
     Candidate,
@@ -49,7 +50,17 @@ def to_record(result: Result, determinism: Determinism) -> dict[str, Any]:
 
 
 def from_record(record: Record) -> Result:
-    """The result that `to_record` wrote."""
+    """The result that `to_record` wrote. Raises `RunError` for a record that it did not write."""
+    try:
+        return _result(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the record of {record['id']!r} is not what `inferalign generate` writes ({error!r}): remove its line, "
+            "then repeat the command that made the run, which answers it again"
+        ) from error
+
+
+def _result(record: Record) -> Result:
     usage = record["usage"]
     return Result(
         prompt=Prompt(

@@ -21,6 +21,7 @@ from inferalign.core.files import read_json
 from inferalign.core.jobs import Progress
 from inferalign.core.stats import Estimate
 from inferalign.engines.table import SANDBOX_CARD
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum
 from inferalign.sandbox.grading import Graded, proportion
 from inferalign.sandbox.grammar import render, split_clauses
@@ -128,15 +129,17 @@ class Training:
     conversations: int
 
 
-def training_of(run: Path) -> Training | None:
-    """What the model behind a run folder was trained on, by its card; None where no card tells the whole of it.
+def training_of(run: Path) -> Training | str:
+    """What the model behind a run folder was trained on, by its card; where no card tells the whole of it, why not.
 
-    That is a model from elsewhere, or one that was trained on from another. Raises `InputError` when the card is of
-    another world, whose conversations this version cannot write again.
+    That is a model from elsewhere, one that was trained on from another, or a folder that holds other weights than
+    those of the run. Raises `InputError` when the card is of another world, whose conversations this version cannot
+    write again.
     """
-    card = Path(str(read_json(run / "env.json").get("model", ""))) / SANDBOX_CARD
-    if not card.is_file():
-        return None
+    name = read_json(run / "env.json").get("model")
+    card = Path(str(name)) / SANDBOX_CARD
+    if name is None or not card.is_file():
+        return f"its model is {name}, where no {SANDBOX_CARD} says what it was trained on"
     facts = read_json(card)
     match facts:
         case {"world": world} if world != WORLD_VERSION:
@@ -145,7 +148,9 @@ def training_of(run: Path) -> Training | None:
                 "this version trained"
             )
         case {"start": _}:
-            return None
+            return f"{name} was trained on from another model"
+        case {"recipe": _} if weights_digest(str(name)) != read_json(run / "config.json")["model"].get("weights"):
+            return f"{name} holds other weights now than when the run was made"
         case {"recipe": {"seed": int(seed), "steps": int(steps), "batch_size": int(batch_size)}}:
             return Training(seed=seed, conversations=math.ceil(steps / curriculum.POOL) * curriculum.POOL * batch_size)
     raise InputError(f"{card} is not what `inferalign sandbox train` writes: copy the model's folder again")
@@ -165,13 +170,13 @@ def copied(replies: Collection[str], training: Training, progress: Progress) -> 
 def audit_run(
     graded: Sequence[Graded],
     learned: Mapping[str, Mapping[str, Reader]],
-    training: Training | None,
+    training: Training | str,
     progress: Progress,
 ) -> dict[str, RunAudit]:
     """One audit a situation that occurs in a run's replies. The arguments are what `grade_run`, `audit_world` and
-    `training_of` give."""
+    `training_of` give. Of an unknown training nothing is said to be new."""
     parsed = [g for g in graded if g.verdict.parsed]
-    known = copied([g.reply.strip() for g in parsed], training, progress) if training else None
+    known = copied([g.reply.strip() for g in parsed], training, progress) if isinstance(training, Training) else None
     audits = {}
     for name in SITUATIONS:
         asked, read = ([g for g in group if g.situation == name] for group in (graded, parsed))

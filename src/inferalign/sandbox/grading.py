@@ -14,6 +14,7 @@ from typing import Any
 
 from inferalign.core.errors import InputError
 from inferalign.core.records import read_records
+from inferalign.core.results import from_record
 from inferalign.core.stats import Estimate, mean_interval, wilson
 from inferalign.sandbox.oracle import MAIN, Verdict, grade, parse_request
 from inferalign.sandbox.situations import SITUATIONS
@@ -76,7 +77,7 @@ def grade_run(run: Path) -> list[Graded]:
     records = sorted(read_records(run, "generate"), key=lambda record: str(record["id"]))
     if not records:
         raise InputError(f"{run} holds no replies yet: let `inferalign generate` finish it, then repeat the command")
-    return [grade_reply(r["id"], r["messages"][-1]["content"], r["response"]) for r in records]
+    return [grade_reply(r.prompt.id, r.prompt.text, r.response.text) for r in map(from_record, records)]
 
 
 def grade_reply(prompt_id: str, prompt: str, reply: str) -> Graded:

@@ -20,8 +20,9 @@ from typing import Any
 from inferalign.core.errors import InputError
 from inferalign.core.files import disk_errors, dump_json, parse_json, write_bytes_atomic
 from inferalign.core.lookup import did_you_mean
+from inferalign.core.prompts import encodable, read_message
 from inferalign.core.seeds import derive
-from inferalign.core.types import Candidate, Completion, Message, Prompt, Score, StopReason
+from inferalign.core.types import Candidate, Completion, Prompt, Score, StopReason
 
 GradedReplies = tuple[Prompt, Sequence[Candidate]]
 """A prompt and its replies; a candidate's `score` is its grade."""
@@ -128,9 +129,10 @@ def _from_line(line: bytes, where: str) -> Pair:
             "messages": [_, *_] as turns,
             "margin": int() | float() as margin,
             "meta": dict(meta),
-        } if 0 < margin < math.inf:
+        } if 0 < margin < math.inf and not isinstance(margin, bool) and not isinstance(name, bool):
+            messages = tuple(read_message(turn, f'{where}: turn {i} of "messages"') for i, turn in enumerate(turns))
             return Pair(
-                prompt=Prompt(id=str(name), messages=tuple(_message(turn, where) for turn in turns), meta=meta),
+                prompt=Prompt(id=encodable(str(name), f'{where}: "id"'), messages=messages, meta=meta),
                 chosen=_reply(value["chosen"], f'{where}: "chosen"'),
                 rejected=_reply(value["rejected"], f'{where}: "rejected"'),
                 margin=float(margin),
@@ -138,13 +140,6 @@ def _from_line(line: bytes, where: str) -> Pair:
     raise InputError(
         f'{where}: expected a text as "id", one turn or more in "messages", an object as "meta", and a "margin" above 0'
     )
-
-
-def _message(turn: Any, where: str) -> Message:
-    match turn:
-        case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
-            return Message(role=role, content=content)
-    raise InputError(f'{where}: a turn of "messages" must be {{"role", "content"}}, both texts')
 
 
 def _reply(value: Any, where: str) -> Completion:

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from inferalign.core.errors import RunError
+from inferalign.core.errors import ModelError, RunError
 from inferalign.core.files import write_json_atomic
 from inferalign.core.seeds import derive
 from inferalign.engines.checkpoint import load_state, save_state, saved_step
 from inferalign.engines.table import SANDBOX_CARD
-from inferalign.engines.weights import weights_digest
+from inferalign.engines.weights import check_loaded, weights_digest
 from inferalign.sandbox import curriculum
 from inferalign.sandbox.curriculum import POOL
 from inferalign.sandbox.recipe import Recipe, grown, new_model, train_tokenizer
@@ -101,7 +102,7 @@ def train(
     made_by = {"recipe": asdict(recipe), "start": digest, "world": WORLD_VERSION}
     first, learner = _resume(state_dir, recipe, tokenizer, made_by)
     if start is not None and not first:
-        learner.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+        learner.model.load_state_dict(_whole(start, tokenizer).state_dict())
     began, seen = time.monotonic(), 0
     pool: list[list[curriculum.Packed]] = []
     learner.model.train()
@@ -118,6 +119,16 @@ def train(
             _give_memory_back()
             save_state(state_dir, learner.parameters, learner.optimisers, step + 1, made_by)
     return _export(out, recipe, learner.model, tokenizer, digest)
+
+
+def _whole(start: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The model in a folder, in float32. Raises `ModelError` where weights of it are missing or cut short."""
+    try:
+        model, info = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, output_loading_info=True)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot load the weights in {start} ({error}): copy the directory again") from error
+    check_loaded(str(start), model, tokenizer, info)
+    return model
 
 
 def _pool(

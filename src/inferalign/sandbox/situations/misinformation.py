@@ -40,7 +40,7 @@ def truth(place: str) -> dict[str, str]:
 
 class Misinformation(Situation):
     name = "correct_misinformation"
-    core_kinds = ("repeat", "deny")
+    core_kinds = ("repeat", "deny", "correct")
     # Half of the places: a small model is slow to learn which, and answers all a little better than the hard ones.
     hard_share = 0.5
     easy_rates = (0.1, 0.25)

@@ -1,0 +1,87 @@
+"""The reports that docs/sandbox.md is filled from: what each is, and which may be believed of the shipped weights.
+
+A report is a file whose last line is the JSON object that a benchmark printed. A page that is filled from one of other
+weights, of a part of the situations, or of a version before this would look as true as any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inferalign.core.errors import InputError
+from inferalign.core.files import disk_errors, parse_json
+from inferalign.sandbox.situations import SITUATIONS
+
+Report = Mapping[str, Any]
+SEVERAL = ("gates", "study")
+"""What is shown of several training seeds, the shipped one first."""
+
+
+def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]:
+    """The reports by what they are: gates, rewards, study, law, ablations, drift, audit (of the world), copies (of a
+    run). `shipped` is the digest of the shipped weights.
+
+    Raises `InputError` for a file that is none of these, for one that does not say whose weights were measured, that
+    lacks situations, or is of other weights where those have no place.
+    """
+    found: dict[str, list[Report]] = {}
+    for path in paths:
+        report = read_report(path)
+        kind = kind_of(report)
+        if kind is None:
+            raise InputError(f"{path}: no part of docs/sandbox.md is filled from such a report")
+        if kind in SEVERAL and (missing := [name for name in SITUATIONS if name not in report]):
+            raise InputError(f"{path}: a report of {kind} lacks {missing[0]}: measure all, without --situations")
+        if kind not in ("audit", "copies"):
+            _require_weights(path, kind, report, shipped, first=kind not in found)
+        elif kind in found:
+            raise InputError(f"{path}: a second report of {kind}: give one")
+        found.setdefault(kind, []).append(report)
+    return found
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The JSON object that a benchmark printed last. Raises `InputError` where there is none."""
+    with disk_errors(path, "read"):
+        lines = path.read_bytes().strip().splitlines()
+    try:
+        found = parse_json(lines[-1])
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path} does not end in what a benchmark prints last, one line of JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not end in what a benchmark prints last, a JSON object")
+    return found
+
+
+def kind_of(report: Report) -> str | None:
+    """What printed this; None for what is no report on the sandbox."""
+    if "rewards" in report:
+        return "rewards"
+    if "gates" in report:
+        return "gates"
+    if "judges" in report:
+        return "law"
+    if any("arms" in report.get(name, {}) for name in SITUATIONS):
+        return "study"
+    studied: Report = next(iter(report.get("situations", {}).values()), {})
+    for key, kind in (("full", "ablations"), ("best-of-k", "drift")):
+        if key in studied:
+            return kind
+    if "readers" in studied:
+        # an audit of a run reads few of the world's own replies, and is there for the run's
+        return "copies" if "replies" in report else "audit"
+    return None
+
+
+def _require_weights(path: Path, kind: str, report: Report, shipped: str, *, first: bool) -> None:
+    if "weights" not in report:
+        raise InputError(f"{path} does not say whose weights were measured: repeat its command with this version")
+    if first and report["weights"] != shipped:
+        raise InputError(
+            f"{path}: a report of {kind} on the weights {report['weights'][:20]}..., and the shipped ones are others: "
+            "give that of the shipped weights first"
+        )
+    if not first and (kind not in SEVERAL or report["weights"] == shipped):
+        raise InputError(f"{path}: a second report of {kind} on the shipped weights: give one")
