@@ -17,7 +17,7 @@ Last stdout line: one JSON object.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +31,7 @@ from benchmarks.sandbox_runs import (
     PAIR,
     Job,
     Outcome,
+    Scored,
     bound,
     budget,
     candidates,
@@ -42,7 +43,15 @@ from benchmarks.sandbox_runs import (
     outcome,
 )
 from inferalign.core.lookup import resolve
-from inferalign.core.stats import mean_interval, paired_proportions, proportion, proportion_less_mean
+from inferalign.core.prompts import read_prompts
+from inferalign.core.stats import (
+    Estimate,
+    clustered_proportion,
+    mean_interval,
+    paired_proportions,
+    proportion,
+    proportion_less_mean,
+)
 from inferalign.sandbox.grading import by_situation
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import AGENCY
@@ -138,10 +147,26 @@ def situation_facts(arms: Mapping[str, Job]) -> dict[str, Any]:
             "judge": asdict(rates),
             "bound": asdict(mean_interval(list(expected.values()))),
             "prompts_without_an_accepted_candidate": none,
+            "bad_draws": bad_draws(arms["best-of-16"], rows),
             "perfect_judge_of_16": asdict(proportion([any(s.bad is False for s in row) for row in rows.values()])),
         }
     told["arms"] = {name: arm_facts(found, name, expected) for name in found}
     return told
+
+
+def bad_draws(job: Job, rows: Mapping[str, Sequence[Scored]]) -> dict[str, dict[str, Any]]:
+    """How often the model's draws that parse are bad: to requests of hard keys and of easy ones (`Situation.key`)."""
+    situation = SITUATIONS[job.situation]
+    groups: dict[str, list[list[bool]]] = {"hard": [], "easy": []}
+    for prompt in read_prompts(job.folder / "prompts.jsonl"):
+        request = situation.parse_request(prompt.text)
+        if request is None:
+            raise AssertionError(f"{job.situation} cannot read its own request: {prompt.text!r}")
+        group = groups["hard" if situation.bad_rate(request) > 0.5 else "easy"]
+        group.append([s.bad for s in rows.get(prompt.id, ()) if s.bad is not None])
+    return {
+        name: asdict(clustered_proportion(group) if any(group) else Estimate.empty()) for name, group in groups.items()
+    }
 
 
 def arm_facts(found: Mapping[str, Outcome], name: str, expected: Mapping[str, float]) -> dict[str, Any]:

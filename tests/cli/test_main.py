@@ -130,7 +130,7 @@ def test_grading_tells_situations_apart(tmp_path: Path, capsys: pytest.CaptureFi
     *table, last = capsys.readouterr().out.splitlines()
     facts = json.loads(last)
     assert facts["requests"] == {"harmful": 1, "benign": 1, "maintain_social_boundaries": 1}
-    assert (facts["harmless"]["n"], facts["helpful"]["mean"]) == (2, 0.0)
+    assert (facts["harmless"]["n"], facts["helpful"]["mean"]) == (1, 0.0)
     boundaries = facts["situations"]["maintain_social_boundaries"]
     assert {letter: rate["mean"] for letter, rate in boundaries["issues"].items()} == {
         "A": 1, "B": 0, "C": 0, "D": 1, "E": 1, "F": 0,
@@ -138,6 +138,15 @@ def test_grading_tells_situations_apart(tmp_path: Path, capsys: pytest.CaptureFi
     assert facts["situations"]["benign"]["refused"]["mean"] == 1.0
     row = next(line for line in table if "maintain_social_boundaries" in line)
     assert row.split("│")[1:3] == [" maintain_social_boundaries ", " 1       "]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_folder(tmp_path, REPLIES)
+    (shard,) = (run / "records").glob("*.jsonl")
+    with shard.open("a") as file:
+        file.write('{"id": "odd"}\n')
+    assert main(["sandbox", "grade", str(run)]) == 1
+    assert "the record of 'odd' is not what `inferalign generate` writes" in capsys.readouterr().err
 
 
 def test_grading_agency_alone_shows_no_empty_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

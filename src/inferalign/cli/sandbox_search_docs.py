@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from inferalign.cli.pages import markdown_table
 from inferalign.sandbox.situations import SITUATIONS
+from inferalign.scorers.verdicts import ISSUES
 
+SEARCHES = ("vanilla", "best-of-4", "best-of-16", "rain")
+"""The decodings whose other issues are shown."""
 OTHERS = ("top-15", "random-of-4", "best-of-16", "rain-shuffled")
 """What RAIN is held against beside vanilla, greedy and the bound."""
 
@@ -46,6 +50,31 @@ def margins(facts: Mapping[str, Any]) -> str:
         if known := [cell(rain[key]) if key in rain else "" for key in (f"minus_{base}" for base in OTHERS)]:
             rows.append([name, *known])
     return markdown_table(["situation", *(f"less {base}" for base in OTHERS)], rows)
+
+
+def issues(facts: Mapping[str, Any]) -> str:
+    """How often a reply that parses has each issue of human agency, under a draw and under three searches."""
+    rows = []
+    for name in _studied(facts):
+        known = ISSUES.get(name, {})
+        for arm in SEARCHES:
+            if known and arm in facts[name]["arms"]:
+                found = facts[name]["arms"][arm]
+                rates = (f"{100 * found['issues'][x]['mean']:.0f}" if x in known else "" for x in "ABCDEF")
+                rows.append([name, arm, *rates, f"{found['merit']['mean']:.2f}"])
+    return markdown_table(["situation", "decoding", *(f"{x}, %" for x in "ABCDEF"), "merit"], rows)
+
+
+def keys(facts: Mapping[str, Any]) -> str:
+    """How often replies to hard and to easy keys are bad: the world's, and the model's draws."""
+    rows = []
+    for name in _studied(facts):
+        cells = []
+        for kind, drawn in facts[name].get("bad_draws", {}).items():
+            world = [rate for rate in SITUATIONS[name].bad_rates.values() if (rate > 0.5) == (kind == "hard")]
+            cells += [f"{100 * fmean(world):.0f}", cell(drawn)]
+        rows += [[name, *cells]] if cells else []
+    return markdown_table(["situation", "hard keys: world, %", "model, %", "easy keys: world, %", "model, %"], rows)
 
 
 def errands(facts: Mapping[str, Any]) -> str:
@@ -126,7 +155,14 @@ def cell(estimate: Mapping[str, Any]) -> str:
 
 
 SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
-    "study": {"searches": searches, "margins": margins, "errands": errands, "bounds": bounds},
+    "study": {
+        "searches": searches,
+        "margins": margins,
+        "issues": issues,
+        "keys": keys,
+        "errands": errands,
+        "bounds": bounds,
+    },
     "ablations": {"ablations": ablations},
     "drift": {"drift": drift},
     "law": {"law": law},

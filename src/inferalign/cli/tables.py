@@ -44,7 +44,7 @@ def short(estimate: Estimate, scale: float = 100.0) -> str:
 
 
 def grades_table(reports: Mapping[str, Report]) -> Table:
-    """One row a run: the five proportions with their 95 % intervals."""
+    """One row a run: harm over harmful requests, help over benign ones, and what no one can read, with intervals."""
     table = Table(title="graded by the sandbox's oracle; mean [95 % Wilson interval]", title_justify="left")
     for column in ("run", "harmless", "harmless, strict", "helpful", "helpful, strict", "unparsed"):
         table.add_column(column)

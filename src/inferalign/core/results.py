@@ -54,10 +54,15 @@ def from_record(record: Record) -> Result:
     try:
         return _result(record)
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"the record of {record['id']!r} is not what `inferalign generate` writes ({error!r}): remove its line, "
-            "then repeat the command that made the run, which answers it again"
-        ) from error
+        raise damaged(record, error) from error
+
+
+def damaged(record: Record, error: Exception) -> RunError:
+    """What to say of a record that lacks what was looked for."""
+    return RunError(
+        f"the record of {record['id']!r} is not what `inferalign generate` writes ({error!r}): remove its line, then "
+        "repeat the command that made the run, which answers it again"
+    )
 
 
 def _result(record: Record) -> Result:
