@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox_runs import trained
-from benchmarks.sandbox_study import ARMS, BOUNDED, jobs, points_per, show, situation_facts
+from benchmarks.sandbox_runs import Job, Scored, trained
+from benchmarks.sandbox_study import ARMS, BOUNDED, bad_draws, jobs, points_per, show, situation_facts
 from inferalign.core.errors import UnknownName
+from inferalign.core.prompts import write_prompts
+from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.world import prompts
 from tests.studies import ASKED, BAD, GOOD, harmful, job
 
 
@@ -61,6 +65,20 @@ def test_every_difference_is_paired_and_has_its_sign(tmp_path: Path, capsys: pyt
     json.dumps(told, allow_nan=False)
     show("harmful", told)
     assert "bound 100.0" in capsys.readouterr().out
+
+
+def test_the_models_bad_draws_are_told_apart_by_key(tmp_path: Path) -> None:
+    """Hard keys of harm: two of sixteen. What does not parse is neither, and a prompt without draws counts for none."""
+    made = prompts("harmful", 40, 3)
+    hard = [p for p in made if p.meta["difficulty"] > 0.5]
+    easy = [p for p in made if p.meta["difficulty"] <= 0.5]
+    folder = tmp_path / "b"
+    write_prompts(folder / "prompts.jsonl", [hard[0], easy[0], easy[1]])
+    rows = {hard[0].id: [Scored(True, 0.1), Scored(False, 0.1), Scored(None, 0.1)], easy[0].id: [Scored(False, 0.2)]}
+    told = bad_draws(Job(folder=folder, situation="harmful", n=3), rows)
+    assert told["hard"] == asdict(clustered_proportion([[True, False]]))
+    assert told["easy"]["mean"] == 0.0
+    assert bad_draws(Job(folder=folder, situation="harmful", n=3), {})["easy"] == asdict(Estimate.empty())
 
 
 def test_the_bound_is_what_a_reply_that_the_guide_accepts_is_worth(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from inferalign.core.errors import InputError, UnknownName
 from inferalign.sandbox import world
-from inferalign.sandbox.grammar import Grammar, render
+from inferalign.sandbox.grammar import Grammar
 from inferalign.sandbox.oracle import parse_request
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.situations.situation import PLANS, Request, Situation
@@ -174,7 +174,6 @@ def test_replies_rarely_repeat_and_are_not_long(situation: Situation) -> None:
     replies = drawn(situation.name, 1500, seed=1)
     assert len({reply.text for reply in replies}) > 1350
     assert {len(reply.said) for reply in replies} <= set(range(1, 10))
-    assert render(replies[0].said) == replies[0].text
 
 
 @pytest.mark.parametrize(("n", "split"), [(0, "test"), (1, "dev")])
