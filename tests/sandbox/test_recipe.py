@@ -62,6 +62,25 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert any(tensor.any() for name, tensor in again.items() if name.endswith("layers.1.mlp.down_proj.weight"))
 
 
+def test_slow_steps_are_kept_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, torch.Tensor]
+) -> None:
+    """Killed far from the checkpoint that is due by its step, a training loses nothing but the step it was in."""
+
+    def kill(step: int, facts: dict[str, float]) -> None:
+        if step == 8:
+            raise Killed
+
+    monkeypatch.setattr(training, "SECONDS", 0.0)
+    mine = replace(TINY, checkpoint_every=100)
+    with pytest.raises(Killed):
+        training.train(tmp_path, mine, on_step=kill)
+    steps: list[int] = []
+    again = load_file(training.train(tmp_path, mine, on_step=lambda step, _: steps.append(step)) / "model.safetensors")
+    assert steps == list(range(8, 13))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
 def test_a_finished_model_another_recipe_and_another_world_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

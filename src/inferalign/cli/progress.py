@@ -24,14 +24,16 @@ QUIET_SECONDS = 10.0
 """Without a terminal a line is written at most this often, and once at the end."""
 
 
-def kept_steps(run: Path, every: int, flag: str = "") -> tuple[str, ...]:
+def kept_steps(run: Path, every: int, flag: str = "", seconds: float | None = None) -> tuple[str, ...]:
     """What a stopped training keeps and, if it is nothing, what repeating it does: words of a `KeyboardInterrupt`.
 
-    every: steps between its checkpoints. flag: what changes that, if anything does.
+    every: steps between its checkpoints. flag: what changes that, if anything does. seconds: after which there is one,
+    too.
     """
+    sooner = "" if seconds is None else f" or after {seconds:.0f} seconds"
     if any((run / "checkpoint").glob("*.safetensors")):
-        return (f"steps up to the last checkpoint (one every {every})",)
-    return "no steps", f"to begin again (the first checkpoint is at step {every}{flag and ': '}{flag})"
+        return (f"steps up to the last checkpoint (one every {every}{sooner})",)
+    return "no steps", f"to begin again (the first checkpoint is at step {every}{sooner}{flag and ': '}{flag})"
 
 
 class Bar:

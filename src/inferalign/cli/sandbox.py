@@ -216,5 +216,6 @@ def train(options: TrainOptions) -> None:
                 f"{options.out / 'checkpoint'}, then repeat the same command."
             ) from error
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(*kept_steps(options.out, recipe.checkpoint_every)) from None
+            seconds = load("inferalign.sandbox.training:SECONDS")
+            raise KeyboardInterrupt(*kept_steps(options.out, recipe.checkpoint_every, seconds=seconds)) from None
     emit({"model": str(made), "seed": recipe.seed, "steps": recipe.steps})

@@ -34,6 +34,8 @@ CARD = SANDBOX_CARD
 """Written last: its presence says that a training is finished."""
 SECOND_PEAK = 0.4
 """Of the first peak: as high as the rates are where most is learned."""
+SECONDS = 60.0
+"""After so long a checkpoint is written too: where steps are slow, many are minutes of work."""
 MODEL_VERSION = "sandbox-2"
 """The name that every number measured on the shipped weights cites."""
 
@@ -103,7 +105,8 @@ def train(
     first, learner = _resume(state_dir, recipe, tokenizer, made_by)
     if start is not None and not first:
         learner.model.load_state_dict(_whole(start, tokenizer).state_dict())
-    began, seen = time.monotonic(), 0
+    began = saved = time.monotonic()
+    seen = 0
     pool: list[list[curriculum.Packed]] = []
     learner.model.train()
     for step in range(first, recipe.steps):
@@ -115,9 +118,12 @@ def train(
         facts = learner.step(batch, step)
         seen += batch["ids"].numel()
         on_step(step + 1, facts | {"tokens_per_second": seen / (time.monotonic() - began)})
-        if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < recipe.steps:
-            _give_memory_back()
+        tidy = (step + 1) % recipe.checkpoint_every == 0
+        if (tidy or time.monotonic() - saved > SECONDS) and step + 1 < recipe.steps:
+            if tidy:
+                _give_memory_back()
             save_state(state_dir, learner.parameters, learner.optimisers, step + 1, made_by)
+            saved = time.monotonic()
     return _export(out, recipe, learner.model, tokenizer, digest)
 
 
