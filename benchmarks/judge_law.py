@@ -1,7 +1,7 @@
 """RAIN's gain against the accuracy of its judge: the paper's law, where the truth is known.
 
     python -m benchmarks.judge_law --run runs/law [--model sandbox] [--n 150] [--seed 30002] [--budget 50/15/6]
-        [--specificities 0.04,0.2,0.4,0.6] [--steps 400] [--flips 0.1,0.2,0.3,0.4,0.48] [--figure law.svg]
+        [--specificities 0.12,0.35,0.6] [--steps 400] [--flips 0.1,0.2,0.3,0.4,0.48] [--figure law.svg]
 
 The paper (arXiv 2309.07124) sees larger models judge better (LLaMA-2: 52 % right at 7B, 98 % at 70B) and gain more, and
 cannot tell one cause from the other. Here the policy stays the same and only its judge is weakened, in two ways: by
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=30002)
     parser.add_argument("--situations", default=",".join(PAIR))
     parser.add_argument("--budget", default="50/15/6")
-    parser.add_argument("--specificities", default="0.04,0.2,0.4,0.6", help="of the weaker judges' teachers")
+    parser.add_argument("--specificities", default="0.12,0.35,0.6", help="of the weaker judges' teachers")
     parser.add_argument("--steps", type=int, default=400, help="of training a weaker judge")
     parser.add_argument("--flips", default="0.1,0.2,0.3,0.4,0.48", help="shares of turned signs")
     parser.add_argument("--figure", type=Path, default=None)
