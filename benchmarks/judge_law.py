@@ -47,6 +47,7 @@ from inferalign.core.records import differences
 from inferalign.core.stats import Estimate, paired_proportions, proportion
 from inferalign.engines.weights import weights_digest
 from inferalign.reports.figures import Panel, Series, write_figure
+from inferalign.sandbox.curriculum import LABELS
 from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.training import CARD
@@ -85,8 +86,8 @@ def judges(args: argparse.Namespace, folder: Path) -> dict[str, Judge]:
 def _require(judge: Path, start: Path, recipe: Recipe) -> None:
     """Stop where the judge in a folder was made by another recipe, from other weights or for another world."""
     card = read_json(judge / CARD)
-    made = {"suspicion": "unknown", **card["recipe"], "start": card.get("start"), "world": card.get("world")}
-    wanted = asdict(recipe) | {"start": weights_digest(str(start)), "world": WORLD_VERSION}
+    made = {"suspicion": "unknown", **card["recipe"]} | {key: card.get(key) for key in ("start", "world", "labels")}
+    wanted = asdict(recipe) | {"start": weights_digest(str(start)), "world": WORLD_VERSION, "labels": LABELS}
     if changes := list(differences(made, wanted)):
         sys.exit(f"{judge} was made otherwise ({'; '.join(changes)}): name another --run, or remove it")
 

@@ -38,7 +38,7 @@ from benchmarks.sandbox_runs import (
     guide,
     outcome,
 )
-from inferalign.core.stats import mean_interval, paired_proportions, proportion, proportion_less_mean
+from inferalign.core.stats import Estimate, mean_interval, paired_proportions, proportion, proportion_less_mean
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -95,9 +95,16 @@ def situation_facts(arms: Mapping[str, Job], most: int) -> dict[str, Any]:
         "tokens": tokens,
         "as_many_as_rain": tokens >= fmean(full.tokens.values()),
         "good_strict": asdict(share(truth)),
-        "rain_minus_best_of_k": asdict(proportion_less_mean(full.good, truth)),
+        "rain_minus_best_of_k": asdict(less(full.good, truth)),
     }
     return told
+
+
+def less(good: Mapping[str, bool], truth: Mapping[str, float]) -> Estimate:
+    """What is yes or no of each prompt, less what may be a share of subsets there; paired where both are yes or no."""
+    if set(truth.values()) <= {0, 1}:
+        return paired_proportions(good, {i: value == 1 for i, value in truth.items()})
+    return proportion_less_mean(good, truth)
 
 
 def equal_k(tokens: float, tokens_of_most: float, most: int) -> int:

@@ -15,6 +15,7 @@ from inferalign.cli.main import main
 from inferalign.core.stats import paired_proportions, wilson
 from inferalign.engines.table import shipped_model
 from inferalign.sandbox import training
+from inferalign.sandbox.curriculum import LABELS
 from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.training import CARD
@@ -35,7 +36,7 @@ def test_a_judge_that_is_there_is_taken_and_one_that_was_made_otherwise_refused(
     monkeypatch.setattr(judge_law, "weaker", recipe)
     (tmp_path / "judge-0.2").mkdir()
     told = asdict(recipe(tmp_path, specificity=0.2, steps=400))
-    card = {"recipe": told, "start": "sha256:start", "world": WORLD_VERSION}
+    card = {"recipe": told, "start": "sha256:start", "world": WORLD_VERSION, "labels": LABELS}
     monkeypatch.setattr(judge_law, "weights_digest", lambda folder: "sha256:start")
     (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card))
     found = judge_law.judges(asked(tmp_path), tmp_path)
@@ -49,6 +50,9 @@ def test_a_judge_that_is_there_is_taken_and_one_that_was_made_otherwise_refused(
         judge_law.judges(asked(tmp_path), tmp_path)
     (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card | {"world": "1"}))
     with pytest.raises(SystemExit, match=r'made otherwise .*world is "1" there'):
+        judge_law.judges(asked(tmp_path), tmp_path)
+    (tmp_path / "judge-0.2" / CARD).write_text(json.dumps({k: v for k, v in card.items() if k != "labels"}))
+    with pytest.raises(SystemExit, match=r"made otherwise .*labels is null there and 2 here"):
         judge_law.judges(asked(tmp_path), tmp_path)
     del told["suspicion"]  # of before there was a choice
     (tmp_path / "judge-0.2" / CARD).write_text(json.dumps(card))

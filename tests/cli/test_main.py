@@ -140,11 +140,14 @@ def test_grading_tells_situations_apart(tmp_path: Path, capsys: pytest.CaptureFi
     assert row.split("│")[1:3] == [" maintain_social_boundaries ", " 1       "]
 
 
-def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "rest", ["", ', "messages": [], "response": ""', ', "messages": [{"content": "a"}], "response": 1']
+)
+def test_a_damaged_record_is_named(rest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_folder(tmp_path, REPLIES)
     (shard,) = (run / "records").glob("*.jsonl")
     with shard.open("a") as file:
-        file.write('{"id": "odd"}\n')
+        file.write(f'{{"id": "odd"{rest}}}\n')
     assert main(["sandbox", "grade", str(run)]) == 1
     assert "the record of 'odd' is not what `inferalign generate` writes" in capsys.readouterr().err
 
@@ -162,7 +165,7 @@ def test_audit_of_the_world_and_of_a_run(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["sandbox", "audit", "--n", "60", "--seed", "2", "--run", str(run)]) == 0
     out = capsys.readouterr().out
     facts = json.loads(out.splitlines()[-1])
-    assert (facts["n"], facts["seed"], facts["training"]) == (60, 2, None)
+    assert (facts["n"], facts["seed"], list(facts["training"])) == (60, 2, ["reason"])
     assert {found["reading"]["ambiguous"] for found in facts["situations"].values()} == {0}
     assert list(facts["situations"]["harmful"]["readers"]) == ["reply", "prompt", "both", "overlap", "base"]
     assert facts["replies"]["benign"]["parsed"]["mean"] == 1.0

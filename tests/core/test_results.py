@@ -66,7 +66,20 @@ def test_latency_is_a_mean_and_never_the_mean_of_nothing() -> None:
     assert metrics([])["mean_latency_seconds"] is None
 
 
-@pytest.mark.parametrize("damage", [{"usage": None}, {"messages": [{"rolle": "user"}]}, {"candidates": [{}]}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"usage": None},
+        {"messages": [{"rolle": "user"}]},
+        {"messages": [{"role": "user", "content": None}]},
+        {"candidates": [{}]},
+        {"chosen": 5},
+        {"chosen": None},
+        {"seconds": None},
+        {"trace": None},
+        {"meta": None},
+    ],
+)
 def test_a_record_that_was_not_written_here_is_named(damage: dict[str, object]) -> None:
     record = to_record(RESULT, Determinism.EXACT)
     with pytest.raises(RunError, match=r"record of .p. is not what `inferalign generate` writes .*: remove its"):

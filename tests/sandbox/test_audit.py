@@ -121,23 +121,26 @@ def test_what_a_model_was_trained_on_is_on_its_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "why"),
     [
-        (None, "where no sandbox.json says what it was trained on"),
+        (None, "says what it was trained on"),
         ({"world": WORLD_VERSION, "recipe": {}, "start": "abc"}, "was trained on from another model"),
     ],
 )
 def test_a_model_whose_training_is_not_known(card: dict[str, object] | None, why: str, tmp_path: Path) -> None:
-    assert str(audit.training_of(run_of(tmp_path, card))).endswith(why)
+    found = audit.training_of(run_of(tmp_path, card))
+    assert isinstance(found, audit.Unknown)
+    assert found.reason.endswith(why)
 
 
 def test_a_model_that_was_trained_anew_after_the_run_is_another(tmp_path: Path) -> None:
     run = run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 4, "steps": 30, "batch_size": 8}})
     save_file({"w": torch.ones(1)}, run / "model" / "model.safetensors")
-    assert audit.training_of(run) == f"{run / 'model'} holds other weights now than when the run was made"
+    why = f"{run / 'model'} holds other weights now than when the run was made"
+    assert audit.training_of(run) == audit.Unknown(why)
 
 
 def test_a_run_that_names_no_model_and_a_card_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
-    assert str(audit.training_of(tmp_path)).startswith("its model is None, where no")
+    assert audit.training_of(tmp_path) == audit.Unknown("the run names no model")
     with pytest.raises(InputError, match="copy the model's folder again"):
         audit.training_of(run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 1}}))
 
@@ -188,5 +191,5 @@ def test_a_runs_replies_are_counted_by_situation(world: tuple[object, dict[str, 
     assert found.new.mean == pytest.approx(fresh / len(values))
     assert 0 < fresh < len(values)
     assert all(estimate.n == len(values) for estimate in found.readers.values())
-    unknown = audit.audit_run(graded, world[1], "no card", HERE)
+    unknown = audit.audit_run(graded, world[1], audit.Unknown("no card"), HERE)
     assert unknown[VALUES.name].new == Estimate.empty()

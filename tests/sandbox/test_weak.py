@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from inferalign.cli.main import main
 from inferalign.core.errors import InputError, ModelError, RunError
 from inferalign.engines.weights import weights_digest
-from inferalign.sandbox import recipe, training
+from inferalign.sandbox import curriculum, recipe, training
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.weak import RATE_SHARE, STEPS, weaker
 
@@ -72,6 +72,7 @@ def test_it_goes_on_from_the_weights_and_resumes_to_the_same(start: Path, tmp_pa
     card = json.loads((tmp_path / "once" / training.CARD).read_text())
     assert card["version"] == "weakened"
     assert card["start"].startswith("sha256:")
+    assert card["labels"] == curriculum.LABELS
     with pytest.raises(InputError, match="was made weaker itself: give --from the model that it was made from"):
         weaker(tmp_path / "once", specificity=0.2)
 

@@ -50,8 +50,7 @@ class AuditOptions:
     """What is audited, and on how much."""
 
     run: Path | None = None
-    """A run folder whose replies are audited too: how many parse, and how many of these are new, the text of no reply
-    in the training. Some minutes: all conversations of the training are written again."""
+    """A run whose replies are audited too: how many parse, and how many of these no training reply says. Minutes."""
     n: int = 6250
     """Replies of each split of each situation; 6250 makes 100,000 in all."""
     seed: int = 0
@@ -75,8 +74,7 @@ class TrainOptions:
     start: Annotated[Path | None, Parameter(name="--from")] = None
     """The sandbox model to go on from (a directory, or `sandbox`), as a judge that knows less; 400 steps by default."""
     specificity: float | None = None
-    """The share of good replies that the judge's teacher does not suspect; it goes with --from. It is .07 less where
-    misinformation is corrected, and .1 less where boundaries are kept."""
+    """The share of good replies that the judge's teacher does not suspect (docs/sandbox.md); it goes with --from."""
 
 
 @app.command
@@ -101,7 +99,7 @@ def grade(
 ) -> None:
     """Grade the replies of a run by ground truth, from the text of each prompt and reply alone.
 
-    Harm and help are over errands; the rates of each situation follow, with those of the issues of human agency.
+    Harm is of harmful requests, help of benign ones; the rates of each situation follow, with its issues.
     """
     from inferalign.cli.tables import agency_table, emit, errands_table, grades_table, show
     from inferalign.sandbox.grading import by_situation, grade_run, summarise
@@ -136,13 +134,14 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
 
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import copies_table, emit, leakage_table, reading_table, show
-    from inferalign.sandbox.audit import Training, audit_run, audit_world, training_of
+    from inferalign.core.files import read_json
+    from inferalign.sandbox.audit import Training, Unknown, audit_run, audit_world, training_of
     from inferalign.sandbox.grading import grade_run
     from inferalign.sandbox.situations import SITUATIONS
 
     # A folder that is no run says so before the long part.
     graded = grade_run(options.run) if options.run else []
-    training = training_of(options.run) if options.run else ""
+    training = training_of(options.run) if options.run else Unknown("no run")
     began = time.monotonic()
     with Bar("audit", len(SITUATIONS)) as bar:
         audits, learned = audit_world(options.n, options.seed, bar)
@@ -160,12 +159,13 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
         with Bar("training conversations", training.conversations if isinstance(training, Training) else 0) as bar:
             replies = audit_run(graded, learned, training, bar)
         show(copies_table(replies))
-        if isinstance(training, str):
-            show(f"Which replies are new is not known: {training}.")
+        if isinstance(training, Unknown):
+            show(f"Which replies are new is not known: {training.reason}.")
         show(leakage_table({name: found.readers for name, found in replies.items()}, "the run's parsed replies"))
         summary |= {
             "run": str(options.run),
-            "training": None if isinstance(training, str) else asdict(training),
+            "weights": read_json(options.run / "config.json").get("model", {}).get("weights"),
+            "training": asdict(training),
             "replies": {name: asdict(found) for name, found in replies.items()},
             "run_seconds": round(time.monotonic() - began, 1),
         }
@@ -176,7 +176,7 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
 def train(options: TrainOptions) -> None:
     """Train the sandbox model from scratch, resumably, on the CPU; or a weaker judge, from its weights.
 
-    From scratch it takes two to three hours on two cores, a weaker judge about six minutes.
+    From scratch it takes 105 to 160 minutes on two cores, a weaker judge a 25th of that.
     """
     from inferalign.cli.progress import Bar, kept_steps
     from inferalign.cli.tables import emit

@@ -1,4 +1,4 @@
-"""The reports that docs/sandbox.md is filled from: what each is, and which may be believed of the shipped weights.
+"""The reports that docs/sandbox.md is filled from: what each is, and whether it is of the shipped policy's weights.
 
 A report is a file whose last line is the JSON object that a benchmark printed. A page that is filled from one of other
 weights, of a part of the situations, or of a version before this would look as true as any.
@@ -17,6 +17,11 @@ from inferalign.sandbox.situations import SITUATIONS
 Report = Mapping[str, Any]
 SEVERAL = ("gates", "study")
 """What is shown of several training seeds, the shipped one first."""
+SETTINGS = ("n", "seed")
+"""What several reports side by side must have in common."""
+OF_A_PAIR = ("law", "ablations", "drift")
+PAIR = ("harmful", "correct_misinformation")
+"""The two situations of these."""
 
 
 def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]:
@@ -24,7 +29,7 @@ def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]
     run). `shipped` is the digest of the shipped weights.
 
     Raises `InputError` for a file that is none of these, for one that does not say whose weights were measured, that
-    lacks situations, or is of other weights where those have no place.
+    lacks situations, or is of other weights where those have no place, or was measured otherwise than the first.
     """
     found: dict[str, list[Report]] = {}
     for path in paths:
@@ -32,14 +37,27 @@ def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]
         kind = kind_of(report)
         if kind is None:
             raise InputError(f"{path}: no part of docs/sandbox.md is filled from such a report")
-        if kind in SEVERAL and (missing := [name for name in SITUATIONS if name not in report]):
+        known = situations_of(kind, report)
+        if missing := [name for name in (PAIR if kind in OF_A_PAIR else SITUATIONS) if name not in known]:
             raise InputError(f"{path}: a report of {kind} lacks {missing[0]}: measure all, without --situations")
-        if kind not in ("audit", "copies"):
-            _require_weights(path, kind, report, shipped, first=kind not in found)
-        elif kind in found:
+        earlier = found.setdefault(kind, [])
+        if kind != "audit":  # which is of the world
+            _require_weights(path, kind, report, shipped, earlier)
+        if earlier and kind not in SEVERAL:
             raise InputError(f"{path}: a second report of {kind}: give one")
-        found.setdefault(kind, []).append(report)
+        if earlier and (other := [key for key in SETTINGS if report.get(key) != earlier[0].get(key)]):
+            raise InputError(f"{path}: the reports of {kind} differ in {other[0]}: measure all alike")
+        earlier.append(report)
     return found
+
+
+def situations_of(kind: str, report: Report) -> Report:
+    """What a report says, by situation."""
+    if kind in SEVERAL:
+        return report
+    if kind == "rewards":
+        return _object(next(iter(_object(report["rewards"]).values()), None))
+    return _object(report[{"law": "judges", "copies": "replies"}.get(kind, "situations")])
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -63,9 +81,9 @@ def kind_of(report: Report) -> str | None:
         return "gates"
     if "judges" in report:
         return "law"
-    if any("arms" in report.get(name, {}) for name in SITUATIONS):
+    if any("arms" in _object(report.get(name)) for name in SITUATIONS):
         return "study"
-    studied: Report = next(iter(report.get("situations", {}).values()), {})
+    studied = _object(next(iter(_object(report.get("situations")).values()), None))
     for key, kind in (("full", "ablations"), ("best-of-k", "drift")):
         if key in studied:
             return kind
@@ -75,13 +93,19 @@ def kind_of(report: Report) -> str | None:
     return None
 
 
-def _require_weights(path: Path, kind: str, report: Report, shipped: str, *, first: bool) -> None:
+def _object(value: Any) -> Report:
+    return value if isinstance(value, dict) else {}
+
+
+def _require_weights(path: Path, kind: str, report: Report, shipped: str, earlier: Sequence[Report]) -> None:
+    """The first of the shipped weights, every other of weights of its own."""
     if "weights" not in report:
         raise InputError(f"{path} does not say whose weights were measured: repeat its command with this version")
-    if first and report["weights"] != shipped:
+    weights = str(report["weights"])
+    if not earlier and weights != shipped:
         raise InputError(
-            f"{path}: a report of {kind} on the weights {report['weights'][:20]}..., and the shipped ones are others: "
-            "give that of the shipped weights first"
+            f"{path}: a report of {kind} on the weights {weights[:20]}..., and the shipped ones are others: give that "
+            "of the shipped weights first"
         )
-    if not first and (kind not in SEVERAL or report["weights"] == shipped):
-        raise InputError(f"{path}: a second report of {kind} on the shipped weights: give one")
+    if weights in [other["weights"] for other in earlier]:
+        raise InputError(f"{path}: a second report of {kind} on the same weights: give one")

@@ -66,18 +66,23 @@ def damaged(record: Record, error: Exception) -> RunError:
 
 
 def _result(record: Record) -> Result:
-    usage = record["usage"]
+    usage, candidates = record["usage"], [_candidate(candidate) for candidate in record["candidates"]]
+    texts = [*(c.completion.text for c in candidates), *(message["content"] for message in record["messages"])]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
+    if not 0 <= record["chosen"] < len(candidates):
+        raise ValueError(f"chosen is {record['chosen']}, of {len(candidates)} candidates")
     return Result(
         prompt=Prompt(
             id=record["id"],
             messages=tuple(Message(**message) for message in record["messages"]),
-            meta=record["meta"],
+            meta=dict(record["meta"]),
         ),
-        candidates=tuple(_candidate(candidate) for candidate in record["candidates"]),
+        candidates=tuple(candidates),
         chosen=record["chosen"],
         usage=Usage(**{role: RoleUsage(**usage[role]) for role in ROLES}),
-        seconds=record["seconds"],
-        trace=record["trace"],
+        seconds=float(record["seconds"]),
+        trace=dict(record["trace"]),
     )
 
 

@@ -129,17 +129,26 @@ class Training:
     conversations: int
 
 
-def training_of(run: Path) -> Training | str:
-    """What the model behind a run folder was trained on, by its card; where no card tells the whole of it, why not.
+@dataclass(frozen=True)
+class Unknown:
+    """A training of which no card tells the whole."""
 
-    That is a model from elsewhere, one that was trained on from another, or a folder that holds other weights than
-    those of the run. Raises `InputError` when the card is of another world, whose conversations this version cannot
-    write again.
+    reason: str
+
+
+def training_of(run: Path) -> Training | Unknown:
+    """What the model behind a run folder was trained on, by its card.
+
+    Unknown is that of a model from elsewhere, of one that was trained on from another, and of a folder that holds other
+    weights than the run's. Raises `InputError` when the card is of another world, whose conversations this version
+    cannot write again.
     """
     name = read_json(run / "env.json").get("model")
     card = Path(str(name)) / SANDBOX_CARD
-    if name is None or not card.is_file():
-        return f"its model is {name}, where no {SANDBOX_CARD} says what it was trained on"
+    if name is None:
+        return Unknown("the run names no model")
+    if not card.is_file():
+        return Unknown(f"no {SANDBOX_CARD} in {name} says what it was trained on")
     facts = read_json(card)
     match facts:
         case {"world": world} if world != WORLD_VERSION:
@@ -148,9 +157,9 @@ def training_of(run: Path) -> Training | str:
                 "this version trained"
             )
         case {"start": _}:
-            return f"{name} was trained on from another model"
+            return Unknown(f"{name} was trained on from another model")
         case {"recipe": _} if weights_digest(str(name)) != read_json(run / "config.json")["model"].get("weights"):
-            return f"{name} holds other weights now than when the run was made"
+            return Unknown(f"{name} holds other weights now than when the run was made")
         case {"recipe": {"seed": int(seed), "steps": int(steps), "batch_size": int(batch_size)}}:
             return Training(seed=seed, conversations=math.ceil(steps / curriculum.POOL) * curriculum.POOL * batch_size)
     raise InputError(f"{card} is not what `inferalign sandbox train` writes: copy the model's folder again")
@@ -170,7 +179,7 @@ def copied(replies: Collection[str], training: Training, progress: Progress) -> 
 def audit_run(
     graded: Sequence[Graded],
     learned: Mapping[str, Mapping[str, Reader]],
-    training: Training | str,
+    training: Training | Unknown,
     progress: Progress,
 ) -> dict[str, RunAudit]:
     """One audit a situation that occurs in a run's replies. The arguments are what `grade_run`, `audit_world` and

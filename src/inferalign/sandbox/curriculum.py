@@ -181,6 +181,10 @@ def letters_there(
     return [int(holds.get(x, -1)) for x in PROBED]
 
 
+LABELS = 2
+"""The rule that a weaker judge's labels come from, which its card says; by the first, points gave the truth away."""
+
+
 def _told(reader: Knows, suspicion: float) -> Knows:
     """Who answers what is not asked about the main fault: points, other issues, causes.
 

@@ -83,10 +83,12 @@ def grade_run(run: Path) -> list[Graded]:
 
 def _grade_record(record: Record) -> Graded:
     try:
-        said = record["messages"][-1]["content"], record["response"]
+        prompt, reply = record["messages"][-1]["content"], record["response"]
     except (KeyError, TypeError, IndexError) as error:
         raise damaged(record, error) from error
-    return grade_reply(record["id"], *said)
+    if not isinstance(prompt, str) or not isinstance(reply, str):
+        raise damaged(record, TypeError("prompt or response is no text"))
+    return grade_reply(record["id"], prompt, reply)
 
 
 def grade_reply(prompt_id: str, prompt: str, reply: str) -> Graded:

@@ -27,7 +27,7 @@ SUSPICION = 0.85
 """How often the shipped judge's teacher calls a good reply that it suspects bad: it is surer of faults that it sees.
 More than one half, so that a judge taught by it suspects the same replies, always, and says by its margin that it is
 less sure. So its verdicts lack knowledge and its ranks do not. Weaker judges are taught at 1, and there by a teacher
-that gives points and other issues by what it knows, too: no label tells what is suspected from what is bad."""
+that gives points and other issues by what it knows, too: its labels tell of the main fault no more than it knows."""
 SAMPLE = 1500
 """Good replies that a specificity is measured on."""
 

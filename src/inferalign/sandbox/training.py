@@ -101,7 +101,7 @@ def train(
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     digest = None if start is None else weights_digest(str(start))
-    made_by = {"recipe": asdict(recipe), "start": digest, "world": WORLD_VERSION}
+    made_by = {"recipe": asdict(recipe), "start": digest, "world": WORLD_VERSION} | _labels(digest)
     first, learner = _resume(state_dir, recipe, tokenizer, made_by)
     if start is not None and not first:
         learner.model.load_state_dict(_whole(start, tokenizer).state_dict())
@@ -125,6 +125,11 @@ def train(
             save_state(state_dir, learner.parameters, learner.optimisers, step + 1, made_by)
             saved = time.monotonic()
     return _export(out, recipe, learner.model, tokenizer, digest)
+
+
+def _labels(start: str | None) -> dict[str, int]:
+    """What a weaker judge's card says of its labels. The labels of a first training are those of its world."""
+    return {} if start is None else {"labels": curriculum.LABELS}
 
 
 def _whole(start: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -241,6 +246,6 @@ def _export(
     model.eval().to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     made = {"version": MODEL_VERSION} if start is None else {"version": "weakened", "start": start}
-    card = made | {"world": WORLD_VERSION, "recipe": asdict(recipe)}
+    card = made | {"world": WORLD_VERSION, "recipe": asdict(recipe)} | _labels(start)
     write_json_atomic(out / CARD, card)
     return out
