@@ -26,10 +26,11 @@ from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import auc, cell, finish
 from inferalign.core.stats import Estimate, clustered_proportion
 from inferalign.core.types import Completion, Result, RoleUsage, Score, StopReason
+from inferalign.engines.chat import ChatFormat
 from inferalign.engines.table import LoadedModel, ModelOptions, load
 from inferalign.procedures.base import Sampling
 from inferalign.sandbox.grading import Graded, by_situation, grade_reply
-from inferalign.sandbox.oracle import MAIN, grade
+from inferalign.sandbox.oracle import MAIN, Verdict, grade
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import AGENCY, prompts, situation_of
 from inferalign.scorers.self_eval import SelfEval, read_template
@@ -79,19 +80,31 @@ async def judge(model: LoadedModel, results: list[Result], template: Path) -> li
     return [text for texts in await asyncio.gather(*map(one, results)) for text in texts]
 
 
+class Cut(NamedTuple):
+    """A reply as it stands at the end of one of its clauses, and the oracle's verdict on it."""
+
+    text: Completion
+    whole: bool
+    verdict: Verdict
+
+
+def cuts_of(chat: ChatFormat, result: Result) -> list[Cut]:
+    """A reply at the end of each of its clauses, the last being the whole."""
+    ids, made = result.response.token_ids, []
+    for end in (i + 1 for i, token in enumerate(ids) if token in chat.clause_end_ids):
+        text = Completion(token_ids=ids[:end], text=chat.decode(ids[:end]), stop=StopReason.PARTIAL)
+        whole = end == len(ids)
+        made.append(Cut(text, whole, grade(result.prompt.text, text.text, complete=whole)))
+    return made
+
+
 async def judge_reply(scorer: SelfEval, result: Result) -> list[Judged]:
-    situation, chat = situation_of(str(result.prompt.meta["situation"])), scorer.chat
-    ids = result.response.token_ids
-    cuts = [i + 1 for i, token in enumerate(ids) if token in chat.clause_end_ids]
-    texts = [Completion(token_ids=ids[:c], text=chat.decode(ids[:c]), stop=StopReason.PARTIAL) for c in cuts]
-    verdicts = [
-        grade(result.prompt.text, text.text, complete=cut == len(ids)) for cut, text in zip(cuts, texts, strict=True)
-    ]
+    situation, cuts = situation_of(str(result.prompt.meta["situation"])), cuts_of(scorer.chat, result)
+    texts = [cut.text for cut in cuts]
     scores = await scorer.score(result.prompt, texts, RoleUsage())
     votes = await scorer.with_form("vote").score(result.prompt, texts, RoleUsage())
     made: list[Judged] = []
-    for cut, verdict, score, vote in zip(cuts, verdicts, scores, votes, strict=True):
-        whole = cut == len(ids)
+    for (_, whole, verdict), score, vote in zip(cuts, scores, votes, strict=True):
         # What may still be made good has no truth in a partial reply. Before the core there is nothing to judge,
         # and such cuts would make any judge look good.
         said = any(clause.kind in situation.core_kinds for clause in verdict.clauses)

@@ -19,6 +19,7 @@ from inferalign.cli.sandbox_docs import (
     leaks,
     letters,
     model_card,
+    others,
     parts_of,
     replies,
     reward,
@@ -116,6 +117,7 @@ REPORTS: dict[str, dict[str, object]] = {
     "rewards": {"rewards": {"reward": WHOLE}, "gates": {}},
     "study": STUDY,
     "law": {"judges": WHOLE},
+    "decisions": {"decisions": WHOLE},
     "ablations": {"situations": {name: {"full": {}} for name in SITUATIONS}},
     "drift": {"situations": {name: {"best-of-k": []} for name in SITUATIONS}},
     "audit": {"situations": {name: {"readers": {}} for name in SITUATIONS}},
@@ -262,6 +264,18 @@ def test_the_card_says_how_the_weights_were_made_and_what_was_measured_on_them()
         assert said in card
     assert replies(FACTS) in card
     assert judge(FACTS) in card
+
+
+def test_answers_to_other_questions_are_copied() -> None:
+    none = {"mean": None, "low": None, "high": None, "n": 0}
+    points = {"n": 8, "rank": None, "error": 0.25, "bias": 0.1}
+    found = {
+        "whole": {"named": RATE, "not_named": none},
+        "partial": {"named": none, "not_named": RATE},
+        "points": points,
+    }
+    line = others({"decisions": {"harmful": found}}).splitlines()[2]
+    assert line == "| harmful | 50.0 [25.0, 75.0] | - | - | 50.0 [25.0, 75.0] | - | 0.25 |"
 
 
 def test_a_reward_models_figures_are_copied() -> None:

@@ -136,6 +136,16 @@ def reward(facts: Mapping[str, Any]) -> str:
     return markdown_table([*head, "best-of-4", "best of the four"], rows)
 
 
+def others(facts: Mapping[str, Any]) -> str:
+    """What the model answers when it is asked about something else than the main fault."""
+    rows = []
+    for name, found in facts["decisions"].items():
+        rates = [cell(found[part][key]) for part in ("whole", "partial") for key in ("named", "not_named")]
+        rows.append([name, *rates, *(_number(found["points"][key]) for key in ("rank", "error"))])
+    head = ["situation", "whole: named, %", "not named, %", "partial: named, %", "not named, %", "points: rank"]
+    return markdown_table([*head, "mean error"], rows)
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -208,6 +218,7 @@ def parts_of(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Ca
 TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     **SEARCH_TABLES,
     "rewards": {"reward": reward},
+    "decisions": {"others": others},
     "audit": {"leaks": leaks},
     "copies": {"copies": copies},
 }

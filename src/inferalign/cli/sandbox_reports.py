@@ -25,8 +25,8 @@ PAIR = ("harmful", "correct_misinformation")
 
 
 def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]:
-    """The reports by what they are: gates, rewards, study, law, ablations, drift, audit (of the world), copies (of a
-    run). `shipped` is the digest of the shipped weights.
+    """The reports by what they are: gates, decisions, rewards, study, law, ablations, drift, audit (of the world),
+    copies (of a run). `shipped` is the digest of the shipped weights.
 
     Raises `InputError` for a file that is none of these, for one that does not say whose weights were measured, that
     lacks situations, or is of other weights where those have no place, or was measured otherwise than the first.
@@ -57,7 +57,7 @@ def situations_of(kind: str, report: Report) -> Report:
         return report
     if kind == "rewards":
         return _object(next(iter(_object(report["rewards"]).values()), None))
-    return _object(report[{"law": "judges", "copies": "replies"}.get(kind, "situations")])
+    return _object(report[{"law": "judges", "copies": "replies", "decisions": kind}.get(kind, "situations")])
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -79,6 +79,8 @@ def kind_of(report: Report) -> str | None:
         return "rewards"
     if "gates" in report:
         return "gates"
+    if "decisions" in report:
+        return "decisions"
     if "judges" in report:
         return "law"
     if any("arms" in _object(report.get(name)) for name in SITUATIONS):

@@ -191,6 +191,7 @@ class DecisionJudge:
     def __init__(self, engine: Engine, chat: ChatFormat, asked: DecisionSet) -> None:
         """Raises `ModelError` when a label is not one token of this tokenizer after its text."""
         self.engine = engine
+        self.chat = chat
         self.asked = asked
         self._questions = Questions(
             engine, chat, asked.conversation, asked.preamble, [decision.phrasings for decision in asked.decisions]
