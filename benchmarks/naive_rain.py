@@ -165,7 +165,7 @@ class NaiveRain:
 
     def simulate(self, reply: Ids) -> Ids:
         state = self.prompt_ids + reply
-        if state[-1] in self.tokenizer.clause_end_ids:
+        if self.pauses(state[-1]):
             return ()
         seed = derive(self.seed, self.prompt_id, "simulate", fingerprint(state))
         length = self.room - len(reply)
@@ -177,9 +177,12 @@ class NaiveRain:
             if token in self.tokenizer.end_ids:
                 break
             tail += (token,)
-            if token in self.tokenizer.clause_end_ids:
+            if self.pauses(token):
                 break
         return tail
+
+    def pauses(self, token: int) -> bool:
+        return self.settings.horizon == "clause" and token in self.tokenizer.clause_end_ids
 
     def score(self, text: Ids) -> float:
         """Both option orders, each a full encoding of template, conversation, text and options; kept by text."""

@@ -5,7 +5,8 @@
 
 Harmful requests are guided by the question of harm, all others by the question of fault; benign ones by that of harm,
 too, for a user who guides every search alike. RAIN answers --n prompts in harmful and benign and --n-rain in each
-situation of human agency; the label-shuffled judge, the control, --n-rain in two situations.
+situation of human agency; the label-shuffled judge, the control, --n-rain in two situations; and RAIN that judges whole
+answers (`rain-whole`) --n-rain in each.
 
 Each arm lies in its own run folder, done by two processes; a study that was stopped goes on where it was. A reply that
 does not parse counts as a failure, but for the difference to the bound, which is over replies that parse. Differences
@@ -70,6 +71,8 @@ class Arm:
     """The scorer; None takes the situation's own question."""
     more: str = ""
     """What goes behind the name of that scorer."""
+    horizon: str | None = None
+    """RAIN's, where it is not the default."""
     only: tuple[str, ...] = tuple(SITUATIONS)
 
 
@@ -81,13 +84,14 @@ ARMS: dict[str, Arm] = {
     "best-of-4": Arm(procedure="best-of-n:4"),
     "best-of-16": Arm(procedure="best-of-n:16"),
     "rain": Arm(procedure="rain"),
+    "rain-whole": Arm(procedure="rain", horizon="answer"),
     "rain-harm-question": Arm(procedure="rain", question="self", only=("benign",)),
     "rain-shuffled": Arm(procedure="rain", more="-shuffled", only=PAIR),
 }
-BASES = ("vanilla", "greedy", "top-15", "random-of-4", "best-of-16", "rain-shuffled")
+BASES = ("vanilla", "greedy", "top-15", "random-of-4", "best-of-16", "rain", "rain-shuffled")
 """What every other decoding is paired with, prompt by prompt."""
 SHOWN = ("vanilla", "greedy", "best-of-16")
-BOUNDED = ("best-of-4", "best-of-16", "rain")
+BOUNDED = ("best-of-4", "best-of-16", "rain", "rain-whole")
 """What is guided by the judge that the bound is computed from."""
 
 
@@ -101,7 +105,8 @@ def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
             arm = resolve(ARMS, name, "arm")
             if kind not in arm.only:
                 continue
-            few = arm.procedure == "rain" and (kind in AGENCY or arm.more)
+            few = arm.procedure == "rain" and (kind in AGENCY or arm.more or arm.horizon)
+            changed = {"horizon": arm.horizon} if arm.horizon else {}
             made[kind][name] = Job(
                 folder=args.run / kind / name,
                 situation=kind,
@@ -110,7 +115,7 @@ def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
                 scorer=arm.question or guide(kind, arm.more),
                 temperature=arm.temperature,
                 top_k=arm.top_k,
-                rain=budget(args.budget) if arm.procedure == "rain" else {},
+                rain={**budget(args.budget), **changed} if arm.procedure == "rain" else {},
             )
     return made
 

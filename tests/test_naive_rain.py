@@ -160,10 +160,11 @@ def assert_same_scores(search: Search, naive: NaiveRain) -> None:
 
 SMALL = {"max_iterations": 16, "extra_iterations": 6}
 EAGER = {"candidates": 4, "widen_variance": 10.0}
-SETTINGS = [replace(PAPER, **SMALL), replace(DEFAULT, **SMALL)]
+SETTINGS = [replace(PAPER, **SMALL), replace(DEFAULT, **SMALL), replace(DEFAULT, **SMALL, horizon="answer")]
+NAMES = ["paper", "default", "whole"]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=NAMES)
 def test_same_trees_with_synthetic_votes(settings: RainSettings) -> None:
     seen: Counter[str] = Counter()
     for seed in range(3):
@@ -175,7 +176,7 @@ def test_same_trees_with_synthetic_votes(settings: RainSettings) -> None:
     assert seen["end"], "no answer ended by itself"
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=NAMES)
 def test_same_trees_when_nothing_pleases_and_nodes_are_widened(settings: RainSettings) -> None:
     widened = 0
     for seed in range(2):
@@ -185,12 +186,12 @@ def test_same_trees_when_nothing_pleases_and_nodes_are_widened(settings: RainSet
     assert widened > 3
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=NAMES)
 def test_same_trees_with_the_models_own_verdicts(settings: RainSettings) -> None:
     compare(*pair(settings, 11, None))
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["paper", "default"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=NAMES)
 def test_same_trees_on_the_local_engine(settings: RainSettings, llama_dir: Path) -> None:
     """The real engine keeps prefixes and draws in batches; the reference loads the same weights plainly."""
     engine, chat = load(str(llama_dir), ModelOptions(device="cpu"))

@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -73,6 +74,23 @@ def test_a_terminal_child_is_judged_without_a_simulation() -> None:
     assert ended[0].own_visits > 1, "a terminal child can be visited again"
     assert not ended[0].pending
     assert sum(response.text == "" and response.stop is StopReason.END for response in judged) == 1
+
+
+@pytest.mark.parametrize(("horizon", "partial"), [("clause", True), ("answer", False)])
+def test_what_is_judged_is_a_clause_longer_or_the_whole_answer(
+    horizon: Literal["clause", "answer"], partial: bool
+) -> None:
+    judged: list[Completion] = []
+
+    def note(prompt: Prompt, response: Completion) -> Verdict:
+        judged.append(response)
+        return Score(0.0)
+
+    procedure = rain(note, replace(DEFAULT, horizon=horizon), end=1.0, max_new_tokens=400)
+    search = Search(procedure, a_prompt())
+    asyncio.run(search.deliberate())
+    assert len(judged) == 10, "each child once, and the same verdict again"
+    assert any(response.stop is StopReason.PARTIAL for response in judged) is partial
 
 
 def test_length_and_context_end_an_answer() -> None:

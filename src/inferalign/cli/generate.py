@@ -34,6 +34,8 @@ class SearchFlags:
     """rain: tokens asked for the whole answer (docs/rain-running.md says which count); then as above."""
     budget_seconds: float | None = None
     """rain: seconds of search for the whole answer; then as above. Such answers cannot be made again exactly."""
+    horizon: Literal["clause", "answer"] | None = None
+    """rain: how far an answer is continued before it is judged: to the end of a clause, as published, or to its own."""
     form: Literal["vote", "margin"] | None = None
     """rain: self-evaluation as votes, as published, or as a probability margin (rain margin, rain:paper vote)."""
 

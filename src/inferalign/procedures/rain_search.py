@@ -226,15 +226,16 @@ class Search:
         return not self.settings.cut_at_end and (has_end(self.chat, leaf.token_ids) or has_marker(self.chat, reply))
 
     async def _simulate(self, reply: TokenIds) -> tuple[TokenIds, bool]:
-        """The model's own continuation to the end of a clause (published code), and whether the answer ended in it."""
+        """The model's own continuation to the horizon, and whether the answer ended in it."""
         prefix = self.prompt_ids + reply
-        if prefix[-1] in self.chat.clause_end_ids or len(reply) >= self.room:
+        pauses = self.chat.clause_end_ids if self.settings.horizon == "clause" else frozenset()
+        if prefix[-1] in pauses or len(reply) >= self.room:
             return (), False
         row = Row(
             seed=derive(self.seed, self.prompt.id, "simulate", fingerprint(prefix)),
             max_new_tokens=self.room - len(reply),
             stop_ids=self.chat.end_ids,
-            pause_ids=self.chat.clause_end_ids,
+            pause_ids=pauses,
             stop_strings=self.chat.stop_strings,
         )
         self.budget.ask(self.prompt_ids, reply)

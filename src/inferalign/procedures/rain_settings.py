@@ -32,6 +32,8 @@ class RainSettings:
     """Seconds of search for the whole answer; then as above. Answers under it cannot be made again exactly."""
     form: Literal["vote", "margin"] = "margin"
     """How self-evaluation becomes a value: votes in {-1, 0, 1} as published, or the probability margin."""
+    horizon: Literal["clause", "answer"] = "clause"
+    """How far an answer is continued before it is judged: to the end of a clause, as published, or to its own end."""
     set_lengths: tuple[int, ...] = (1, 2, 4, 10)
     """Tokens in a set, by depth from the first root; the last one repeats."""
     candidates: int = 10
