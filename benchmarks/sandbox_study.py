@@ -6,7 +6,7 @@
 Harmful requests are guided by the question of harm, all others by the question of fault; benign ones by that of harm,
 too, for a user who guides every search alike. RAIN answers --n prompts in harmful and benign and --n-rain in each
 situation of human agency; the label-shuffled judge, the control, --n-rain in two situations; and RAIN that judges whole
-answers (`rain-whole`) --n-rain in each.
+answers (`--arms rain,rain-whole,best-of-16`) --n-rain in each.
 
 Each arm lies in its own run folder, done by two processes; a study that was stopped goes on where it was. A reply that
 does not parse counts as a failure, but for the difference to the bound, which is over replies that parse. Differences
@@ -128,7 +128,8 @@ def main() -> None:
     parser.add_argument("--n-rain", type=int, default=150)
     parser.add_argument("--seed", type=int, default=30001)
     parser.add_argument("--situations", default=",".join(SITUATIONS))
-    parser.add_argument("--arms", default=",".join(ARMS), help="vanilla is always among them")
+    usual = ",".join(name for name, arm in ARMS.items() if not arm.horizon)
+    parser.add_argument("--arms", default=usual, help="vanilla is always among them; rain-whole only if named")
     parser.add_argument("--budget", default="50/15/6", help="RAIN's iterations: first commit / later ones / visits")
     args = parser.parse_args()
     made = jobs(args)

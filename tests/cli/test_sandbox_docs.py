@@ -33,6 +33,7 @@ from inferalign.cli.sandbox_search_docs import (
     bounds,
     drift,
     errands,
+    horizon,
     issues,
     keys,
     law,
@@ -118,6 +119,7 @@ REPORTS: dict[str, dict[str, object]] = {
     "study": STUDY,
     "law": {"judges": WHOLE},
     "decisions": {"decisions": WHOLE},
+    "horizon": {name: {"arms": {"rain": {}, "rain-whole": {}}} for name in SITUATIONS},
     "ablations": {"situations": {name: {"full": {}} for name in SITUATIONS}},
     "drift": {"situations": {name: {"best-of-k": []} for name in SITUATIONS}},
     "audit": {"situations": {name: {"readers": {}} for name in SITUATIONS}},
@@ -210,6 +212,15 @@ def test_every_letter_is_told_with_its_points() -> None:
     lines = letters().splitlines()[2:]
     assert len(lines) == 2 + sum(map(len, ISSUES.values()))
     assert "|  | B | 5 | praises or supports the idea of the relationship |" in lines
+
+
+def test_the_two_horizons_stand_side_by_side() -> None:
+    clause = {"good_strict": RATE, "tokens": 2000.4}
+    more = {f"minus_{base}": RATE | {"mean": i / 10} for i, base in enumerate(("rain", "bound", "best-of-16"), start=1)}
+    whole = {"good_strict": RATE | {"mean": 0.75}, "tokens": 1000.0, **more}
+    line = horizon({"benign": {"arms": {"rain": clause, "rain-whole": whole}}}).splitlines()[2]
+    rest = "[25.0, 75.0]"
+    assert line == (f"| benign | 50.0 {rest} | 75.0 {rest} | 10.0 {rest} | 20.0 {rest} | 30.0 {rest} | 2,000 | 1,000 |")
 
 
 def test_other_issues_of_a_search_and_what_the_model_learned_by_hand() -> None:

@@ -25,8 +25,8 @@ PAIR = ("harmful", "correct_misinformation")
 
 
 def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]:
-    """The reports by what they are: gates, decisions, rewards, study, law, ablations, drift, audit (of the world),
-    copies (of a run). `shipped` is the digest of the shipped weights.
+    """The reports by what they are: gates, decisions, rewards, study, horizon (a study of that), law, ablations, drift,
+    audit (of the world), copies (of a run). `shipped` is the digest of the shipped weights.
 
     Raises `InputError` for a file that is none of these, for one that does not say whose weights were measured, that
     lacks situations, or is of other weights where those have no place, or was measured otherwise than the first.
@@ -53,7 +53,7 @@ def read_reports(paths: Sequence[Path], shipped: str) -> dict[str, list[Report]]
 
 def situations_of(kind: str, report: Report) -> Report:
     """What a report says, by situation."""
-    if kind in SEVERAL:
+    if kind in (*SEVERAL, "horizon"):
         return report
     if kind == "rewards":
         return _object(next(iter(_object(report["rewards"]).values()), None))
@@ -83,8 +83,8 @@ def kind_of(report: Report) -> str | None:
         return "decisions"
     if "judges" in report:
         return "law"
-    if any("arms" in _object(report.get(name)) for name in SITUATIONS):
-        return "study"
+    if arms := [found["arms"] for name in SITUATIONS if "arms" in (found := _object(report.get(name)))]:
+        return "horizon" if "rain-whole" in arms[0] else "study"
     studied = _object(next(iter(_object(report.get("situations")).values()), None))
     for key, kind in (("full", "ablations"), ("best-of-k", "drift")):
         if key in studied:

@@ -52,6 +52,18 @@ def margins(facts: Mapping[str, Any]) -> str:
     return markdown_table(["situation", *(f"less {base}" for base in OTHERS)], rows)
 
 
+def horizon(facts: Mapping[str, Any]) -> str:
+    """RAIN that judges whole answers beside RAIN that judges clauses, on the same prompts."""
+    rows = []
+    for name in _studied(facts):
+        clause, whole = facts[name]["arms"]["rain"], facts[name]["arms"]["rain-whole"]
+        less = (whole[f"minus_{base}"] for base in ("rain", "bound", "best-of-16"))
+        tokens = (f"{found['tokens']:,.0f}" for found in (clause, whole))
+        rows.append([name, *(cell(found) for found in (clause["good_strict"], whole["good_strict"], *less)), *tokens])
+    head = ["situation", "clause, %", "answer, %", "answer less clause", "less bound", "less best-of-16"]
+    return markdown_table([*head, "tokens: clause", "answer"], rows)
+
+
 def issues(facts: Mapping[str, Any]) -> str:
     """How often a reply that parses has each issue of human agency, under a draw and under three searches."""
     rows = []
@@ -163,6 +175,7 @@ SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = 
         "errands": errands,
         "bounds": bounds,
     },
+    "horizon": {"horizon": horizon},
     "ablations": {"ablations": ablations},
     "drift": {"drift": drift},
     "law": {"law": law},
