@@ -31,6 +31,7 @@ def test_best_of_k_has_as_many_tokens_as_rain_or_says_that_it_has_fewer(
     if k == 4:  # right on every prompt, as RAIN is: four prompts make neither certain
         assert equal["good_strict"]["low"] == told["full"]["good_strict"]["low"] < 0.6
         assert equal["rain_minus_best_of_k"]["low"] < -0.3
+        assert equal["rain_minus_best_of_k"]["high"] > 0.3
     assert told["full"]["good_strict"]["mean"] == 1.0
     assert told["c = 0"]["minus_full"]["mean"] == -0.25
     show("harmful", told)
