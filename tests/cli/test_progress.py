@@ -44,3 +44,13 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         bar.note("almost")
     assert "2/2" in stream.getvalue()
     assert bar.finished == 2
+
+
+def test_what_a_server_said_is_shown_as_it_is() -> None:
+    """Rich would take `[bold]` for markup, and raise for `[/INST]`."""
+    stream = Terminal()
+    with Bar("[bold]work", 3, stream) as bar:
+        bar.note("item-1: again in 3 s (server says [/INST] [red]no)")
+        bar.advance()
+    assert "[bold]work" in stream.getvalue()
+    assert "[/INST] [red]no" in stream.getvalue().replace("\n", " ")

@@ -33,22 +33,27 @@ def test_many_records_share_a_sync_and_the_last_one_is_durable(tmp_path: Path, m
     assert len(list(read_records(tmp_path))) == 501
 
 
-def test_a_sync_that_fails_is_raised_with_the_next_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("more", [True, False], ids=["with the next record", "at the end"])
+def test_a_sync_that_fails_is_raised(more: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says so once: the sync of a folder that is closed then passes."""
+    troubles = iter([OSError(28, "No space left on device")])
 
-    with (
-        RunFolder.open(tmp_path, {}, {}) as folder,
-        monkeypatch.context() as patched,
-        GroupSync([folder], seconds=0.01) as records,
-    ):
-        patched.setattr(os, "fsync", full)
-        records.append(folder, {"id": "first"})
-        deadline = time.monotonic() + 10
-        while folder.unsynced and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.05)
-        with pytest.raises(RunError, match="disk is full"):
-            records.append(folder, {"id": "second"})
+    def full(handle: int) -> None:
+        for error in troubles:
+            raise error
+
+    ended = []
+    with RunFolder.open(tmp_path, {}, {}) as folder, monkeypatch.context() as patched:
+        with pytest.raises(RunError, match="disk is full"), GroupSync([folder], seconds=0.01) as records:
+            patched.setattr(os, "fsync", full)
+            records.append(folder, {"id": "first"})
+            deadline = time.monotonic() + 10
+            while folder.unsynced and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(0.05)
+            if more:
+                records.append(folder, {"id": "second"})
+            ended.append(True)
         patched.undo()
+    assert ended == ([] if more else [True])
     assert [record["id"] for record in read_records(tmp_path)] == ["first"]

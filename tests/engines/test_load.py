@@ -93,6 +93,8 @@ def test_a_tokenizer_larger_than_the_model(folder: Path) -> None:
 
 def test_no_template_file(folder: Path) -> None:
     refused(folder, "cannot read the chat template", chat_template=folder / "none.jinja")
+    (folder / "latin.jinja").write_bytes("r\xe9ponse".encode("latin-1"))
+    refused(folder, "is not UTF-8 text", chat_template=folder / "latin.jinja")
 
 
 def test_no_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,28 @@ def test_concurrent_requests_do_not_meet(llama: Loaded) -> None:
     assert [ids(a) for a in asyncio.run(together())] == [[llama.naive(p, row) for row in rows] for p in prefixes]
 
 
+def test_two_models_in_two_threads_do_not_meet(llama_dir: Path, qwen_dir: Path) -> None:
+    """PyTorch lets go of the interpreter's lock within a pass, and one of them is loaded while the other works."""
+    rows, prefix = some_rows(6, 24), tuple(range(1, 9))
+    alone = ids(sample(fresh(llama_dir).engine, prefix, rows))
+    found: list[list[TokenIds]] = []
+    engines = [fresh(llama_dir).engine, fresh(llama_dir).engine]
+
+    def work(engine: LocalEngine) -> None:
+        for _ in range(6):
+            engine.forget(prefix)
+            found.append(ids(sample(engine, prefix, rows)))
+
+    threads = [threading.Thread(target=work, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    shared = [fresh(qwen_dir).engine.reuses_prefixes for _ in range(3)]
+    for thread in threads:
+        thread.join()
+    assert shared == [True] * 3
+    assert found == [alone] * 12
+
+
 def test_more_rows_than_a_pass(llama: Loaded) -> None:
     rows = some_rows(70, length=4, first=100)
     assert ids(sample(llama.engine, llama.prefix, rows)) == [llama.naive(llama.prefix, row) for row in rows]
@@ -230,6 +253,16 @@ def test_stop_strings_cut_the_whole_marker(llama: Loaded) -> None:
     assert cut == free[: len(cut)]
     assert marker not in llama.chat.decode(cut)
     assert len(llama.chat.decode(cut)) <= text.index(marker) < len(llama.chat.decode(free[: len(cut) + 1]))
+
+
+def test_an_unlimited_answer_costs_no_memory_that_it_cannot_use(llama: Loaded) -> None:
+    """2 GB of random numbers, were there one for each token that it may have."""
+    room = llama.engine.context_length
+    prefix = tuple(range(1, room - 3))
+    rows = [Row(seed=1, max_new_tokens=length) for length in (4, 250_000_000)]
+    short, long = sample(llama.engine, prefix, rows)
+    assert short.token_ids == long.token_ids
+    assert long.stop is StopReason.CONTEXT
 
 
 def test_a_full_context_ends_a_row_and_refuses_a_prompt(llama: Loaded) -> None:

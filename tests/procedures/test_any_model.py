@@ -85,3 +85,38 @@ def test_a_template_longer_than_the_context_is_told_before_the_search(model: Loa
     )
     with pytest.raises(ContextOverflow, match=r"the judge's question about it takes .*--scorer FILE"):
         asyncio.run(rain(a_prompt()))
+
+
+def test_another_judges_engine_is_asked_and_let_go_of(request: pytest.FixtureRequest) -> None:
+    """Its twin in an engine of its own gives the same tree, and the policy's engine reads no question of the judge."""
+    folder = str(request.getfixturevalue("llama_dir"))
+    policy, twin = (load(folder, ModelOptions(device="cpu")) for _ in range(2))
+    asked_of: list[int] = []
+    embed = policy.engine.embed
+    policy.engine.embed = lambda *args: (asked_of.append(1), embed(*args))[1]  # type: ignore[method-assign]
+    prompt = a_prompt("How do I water a fern?")
+    answers = []
+    for judge in (policy, twin):
+        guide = SelfEval(judge.engine, judge.chat, QUESTION)
+        sampling, settings = Sampling(max_new_tokens=18), replace(DEFAULT, **SMALL)
+        chosen = build(
+            "rain", engine=policy.engine, chat=policy.chat, scorer=guide, seed=0, sampling=sampling, rain=settings
+        )
+        answers.append(asyncio.run(chosen(prompt)))
+        asked_of.append(0)
+    assert asked_of.index(0) > 0
+    assert asked_of[-2:] == [0, 0], "embeddings are the judge's"
+    assert answers[0].response == answers[1].response
+    assert twin.engine.store.known(SelfEval(twin.engine, twin.chat, QUESTION).context(prompt, ())) == 0
+
+
+def test_a_judge_with_a_shorter_context_is_told_of_by_its_own(request: pytest.FixtureRequest) -> None:
+    folder = str(request.getfixturevalue("llama_dir"))
+    policy, judge = (load(folder, ModelOptions(device="cpu")) for _ in range(2))
+    judge.engine.context_length = 40
+    guide = SelfEval(judge.engine, judge.chat, QUESTION)
+    chosen = build(
+        "rain", engine=policy.engine, chat=policy.chat, scorer=guide, seed=0, sampling=Sampling(max_new_tokens=18)
+    )
+    with pytest.raises(ContextOverflow, match="the model's context has 40 tokens and the judge's question"):
+        asyncio.run(chosen(a_prompt("How do I water a fern? " * 4)))

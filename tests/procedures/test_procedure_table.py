@@ -71,20 +71,21 @@ def test_the_setting_decides_how_the_judge_is_read() -> None:
         assert rain.guide.describe()["form"] == form
 
 
-def test_a_reward_model_guides_no_search() -> None:
-    """Its values have no bounds; it chooses among whole answers."""
-    reward = ScriptedScorer([])
-    reward.name = "reward"
+@pytest.mark.parametrize("name", ["reward", "oracle-quality"])
+def test_a_scorer_of_another_scale_guides_no_search(name: str) -> None:
+    """It chooses among whole answers."""
+    grade = ScriptedScorer([])
+    grade.name = name
     for text in ("rain", "rain:paper"):
-        with pytest.raises(InputError, match="values from -1 to 1, and a reward model's have no bounds"):
-            made(text, reward)
-    made("best-of-n:4", reward)
+        with pytest.raises(InputError, match=f"values from -1 to 1, and those of '{name}' are on another scale"):
+            made(text, grade, allow_oracle_guide=True)
+    made("best-of-n:4", grade, allow_oracle_guide=True)
 
 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_the_oracle_guides_only_when_asked_for(name: str) -> None:
     oracle = build_scorer(name, engine=ENGINE, chat=CHAT, sandbox=True)
-    for text in ("best-of-n:4", "rain"):
+    for text in ("best-of-n:4", "rain") if name == "oracle" else ("best-of-n:4",):
         with pytest.raises(InputError, match="--allow-oracle-guide"):
             made(text, oracle)
         made(text, oracle, allow_oracle_guide=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferalign.core.errors import InputError
 from inferalign.core.seeds import derive, fingerprint
@@ -185,3 +187,21 @@ def test_tokens_are_about_what_a_cold_engine_is_fed(llama_dir: Path) -> None:
 def test_budgets_that_are_none_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(limits))} is .*: give"):
         RainSettings(**limits)
+
+
+TEXTS = st.lists(st.integers(0, 2), max_size=6).map(tuple)
+
+
+@given(st.lists(st.tuples(st.sampled_from([(7,), (7, 8), (0,)]), TEXTS, st.booleans())))
+def test_every_place_counts_once(requests: list[tuple[tuple[int, ...], tuple[int, ...], bool]]) -> None:
+    """Against a set of all beginnings, which needs the square of an answer's length in memory."""
+    budget, seen, places = Budget(DEFAULT, Usage()), set(), 0
+    for base, reply, asked in requests:
+        beginnings = {(base, reply[:length]) for length in range(len(reply) + 1)}
+        if asked:
+            places += len({each for each in beginnings - seen if each[1]}) + len(base) * ((base, ()) not in seen)
+            budget.ask(base, reply)
+        else:
+            budget.drawn(base, reply)
+        seen |= beginnings
+        assert budget.tokens == places

@@ -235,7 +235,21 @@ def test_set_lengths_follow_the_depth_from_the_first_root() -> None:
     assert [DEFAULT.set_length(depth) for depth in range(6)] == [1, 2, 4, 10, 10, 10]
 
 
-@pytest.mark.parametrize("bad", [{"max_iterations": 1}, {"candidates": 1}, {"stop_value": 2.0}, {"set_lengths": ()}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_iterations": 1},
+        {"candidates": 1},
+        {"stop_value": 2.0},
+        {"set_lengths": ()},
+        {"min_ratio": 2.0},
+        {"root_uniform": -0.1},
+        {"root_uniform": 1.1},
+        {"candidate_top_k": 0},
+        {"widen_draws": -1},
+        {"exploration": float("nan")},
+    ],
+)
 def test_settings_that_cannot_run_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         RainSettings(**bad)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from inferalign.core.errors import ScoringError
 from inferalign.core.types import Completion, RoleUsage, Score, StopReason, Unscored
-from inferalign.scorers.scripted import Replaced, ScriptedScorer, hash_vote, shuffled_sign
+from inferalign.scorers.scripted import Replaced, ScriptedScorer, coin, flipped, hash_vote
 from inferalign.scorers.table import build_scorer
 from tests.toy import CharChat, PlainEngine, a_prompt, ngram_forward
 
@@ -42,10 +42,23 @@ def test_hash_votes_are_fixed_and_balanced() -> None:
     assert hash_vote(0.0, "abc") == hash_vote(1.0, "abc")
 
 
-def test_the_control_keeps_the_size_of_a_verdict_and_turns_half_of_the_signs() -> None:
-    turned = [shuffled_sign(0.7, str(i)) for i in range(1000)]
-    assert set(turned) == {0.7, -0.7}
-    assert 440 < turned.count(-0.7) < 560
+def test_the_control_knows_nothing_of_its_judge() -> None:
+    said = [coin(0.7, str(i)) for i in range(1000)]
+    assert said == [coin(-0.1, str(i)) for i in range(1000)], "nor how sure it is"
+    assert set(said) == {1.0, -1.0}
+    assert 440 < said.count(-1.0) < 560
+
+
+def test_a_flipped_judge_gives_verdicts_alone_and_turns_its_share() -> None:
+    inner: Any = ScriptedScorer(lambda prompt, response: Score(int(response.text) / 1000 - 0.5))
+    texts = [str(i) for i in range(1000)]
+    true = [1.0 if i > 500 else -1.0 for i in range(1000)]
+    said = [found.value for found in scored(flipped(inner, "f", 0.2), *texts) if isinstance(found, Score)]
+    assert set(said) == {1.0, -1.0}, "how sure it is would tell, whatever the sign"
+    turned = [a != b for a, b in zip(said, true, strict=True)]
+    assert 150 < sum(turned) < 250
+    assert 60 < sum(turned[:500]) < 140, "of either verdict"
+    assert [found.value for found in scored(flipped(inner, "f", 0.0), *texts) if isinstance(found, Score)] == true
 
 
 def test_a_replaced_scorer_asks_the_inner_one_and_leaves_unscored_alone() -> None:

@@ -62,6 +62,7 @@ def train(options: TrainOptions) -> None:
     from inferalign.core.lookup import load
     from inferalign.core.prompts import read_prompts
     from inferalign.ctrl.anchors import AnchorSet
+    from inferalign.engines.chat import read_template
 
     leave_processes = load("inferalign.ctrl.processes:leave_processes")
     load("inferalign.ctrl.processes:check_processes")(options.settings)
@@ -73,7 +74,7 @@ def train(options: TrainOptions) -> None:
     prompts, anchors = read_prompts(options.prompts), AnchorSet.load(options.anchors)
     train_ctrl = load("inferalign.ctrl.run:train_ctrl")
     model, reward = _reward(options, prompts, anchors)
-    template = options.chat_template and options.chat_template.read_text()
+    template = read_template(options.chat_template)
     config = {"verb": VERB, **to_dict(options)}
     if (done := _finished(options.run, config, anchors)) is not None:
         if first:

@@ -50,6 +50,12 @@ class GroupSync:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the thread. The last records become durable when their folder is closed."""
+        """Ends the thread. The last records become durable when their folder is closed.
+
+        Raises `RunError` when some could not be made durable and nothing else went wrong: the system says so once, and
+        closing their folder would pass.
+        """
         self._stop.set()
         self._thread.join()
+        if error is None and self._failed is not None:
+            raise self._failed

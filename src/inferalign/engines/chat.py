@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from inferalign.core.errors import InputError, ModelError
@@ -21,6 +22,18 @@ from inferalign.core.types import Message, Prompt, TokenIds
 CLAUSE_MARKS = (",", ".", "?", ":", ";", "\n")
 TRANSCRIPT_MARKER = "\nHuman:"
 _TURNS = {"system": "{}\n\n", "user": "Human: {}\n\n", "assistant": "Assistant: {}\n\n"}
+
+
+def read_template(path: Path | None) -> str | None:
+    """A file of one's own in the place of a tokenizer's chat template. Raises `ModelError` for one without text."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"cannot read the chat template {path}: {error.strerror}; give a Jinja file") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"the chat template {path} is not UTF-8 text ({error}); give a Jinja file") from error
 
 
 class ChatFormat:
@@ -108,7 +121,7 @@ class ChatFormat:
         except TemplateError as error:
             raise InputError(
                 f"the chat template refuses this conversation ({' '.join(m.role for m in messages)}): {error}; "
-                "change the messages, or give another template (--chat-template FILE)"
+                "change the messages, or the template (most commands take --chat-template FILE)"
             ) from error
         return text
 

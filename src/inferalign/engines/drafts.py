@@ -23,7 +23,7 @@ class Draft:
         self._chat, self._room = chat, room
         self._kept = 0
         self._logprobs: list[float] = []
-        self._uniforms = () if row.greedy else uniforms(row.seed, row.max_new_tokens)
+        self._uniforms = () if row.greedy else uniforms(row.seed, min(row.max_new_tokens, room))
 
     def number(self) -> float:
         """The number in [0, 1) that its next token is drawn with."""

@@ -7,6 +7,7 @@ log-sum-exp: the exact softmax over both parts.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,19 +63,22 @@ def views(kv: torch.Tensor) -> Views:
 
 _running: list[Sequence[Bundle]] = []
 """What the pass that runs now is made of; passes do not nest."""
+_alone = threading.Lock()
+"""Held by the pass that runs: models in other threads wait for it, since PyTorch lets go of the interpreter's lock."""
 
 
 @contextmanager
 def attending(config: Any, bundles: Sequence[Bundle]) -> Iterator[None]:
     """Let the model of this configuration attend by lanes, and leave it as it was."""
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    _running.append(bundles)
-    try:
-        yield
-    finally:
-        _running.pop()
-        config._attn_implementation = before
+    with _alone:
+        before = config._attn_implementation
+        config._attn_implementation = NAME
+        _running.append(bundles)
+        try:
+            yield
+        finally:
+            _running.pop()
+            config._attn_implementation = before
 
 
 def lane_attention(

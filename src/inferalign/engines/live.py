@@ -7,6 +7,7 @@ has computed, is kept beside a digest of the model's state, and holds its model 
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from inferalign.engines.local import LocalEngine
 from inferalign.engines.table import LoadedModel, ModelOptions
 
 PROBE_TOKENS = 16
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+_locking = threading.Lock()
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -84,7 +87,18 @@ def state_digest(model: Any) -> str:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off, and each module's mode as it was afterwards (some may be frozen in a model that trains)."""
+    """Dropout off, and each module's mode as it was afterwards (some may be frozen in a model that trains).
+
+    One thread at a time for each model: a search changes how it attends while it is asked.
+    """
+    with _locking:
+        lock = _locks.setdefault(model, threading.Lock())
+    with lock, _without_dropout(model):
+        yield
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

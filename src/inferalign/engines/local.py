@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from inferalign.core.errors import ContextOverflow, EngineError, ModelError
 from inferalign.core.types import Determinism, RoleUsage, TokenIds
 from inferalign.engines.base import Continuation, LabelLogprobs, Row, TopTokens
-from inferalign.engines.chat import ChatFormat
+from inferalign.engines.chat import ChatFormat, read_template
 from inferalign.engines.cpu_linear import pack_linears
 from inferalign.engines.deltas import add_delta, read_delta
 from inferalign.engines.drafts import Draft
@@ -122,9 +122,16 @@ class LocalEngine:
         for prefix in prefixes:
             self._check(prefix)
         parts = [prefixes[first : first + QUESTIONS_PER_FEED] for first in range(0, len(prefixes), QUESTIONS_PER_FEED)]
-        found = await asyncio.gather(*(self._logprobs(part, usage) for part in parts))
-        chosen = [row[list(labels)] for part in found for row in part]
-        return [LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum())) for row in chosen]
+
+        async def chosen(part: Sequence[TokenIds]) -> NDArray[np.float64]:
+            return (await self._logprobs(part, usage))[:, list(labels)]  # a copy: whole vocabularies are let go of
+
+        found = await asyncio.gather(*(chosen(part) for part in parts))
+        return [
+            LabelLogprobs(logprobs=tuple(map(float, row)), mass=float(np.exp(row).sum()))
+            for part in found
+            for row in part
+        ]
 
     async def embed(self, prefix: TokenIds, starts: Sequence[int], usage: RoleUsage) -> NDArray[np.float32]:
         """Mean last-layer states of `prefix[start:]` for each start, `[len(starts), hidden]`."""
@@ -173,6 +180,7 @@ def load_local(
     delta: a folder with a difference to these weights, added before anything runs; `called` is the model's name then.
     """
     check_folder(name)
+    template = read_template(options.chat_template)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda was asked for, but PyTorch sees no GPU: leave it out, or install a CUDA build")
@@ -194,7 +202,6 @@ def load_local(
         digest = difference.digest
     model.eval().to(device)
     packed = pack_linears(model)
-    template = _read_template(options.chat_template)
     chat = ChatFormat(tokenizer, template=template, end_ids=_end_ids(model))
     engine = LocalEngine(
         model,
@@ -205,15 +212,6 @@ def load_local(
         kernels="onednn" if packed else "torch",
     )
     return LoadedModel(engine, chat)
-
-
-def _read_template(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise ModelError(f"cannot read the chat template {path}: {error.strerror}; give a Jinja file") from error
 
 
 def _end_ids(model: Any) -> tuple[int, ...]:

@@ -25,8 +25,8 @@ from inferalign.scorers.base import Scorer
 if TYPE_CHECKING:
     from inferalign.engines.chat import ChatFormat
 
-REWARD = "reward"
-"""The name of reward models as scorers."""
+GRADES = ("reward", "oracle-quality")
+"""Scorers whose values are not from -1 to 1: reward models, and the truth as a grade."""
 
 
 class Rain:
@@ -117,10 +117,10 @@ def make(parts: Parts, setting: str) -> Rain:
     guide, sampling, settings = parts.scorer, parts.sampling, parts.rain or SETTINGS[setting]
     if guide is None:
         raise InputError(f"{parts.text} needs a guide to search by and got none: give --scorer self")
-    if guide.name == REWARD:
+    if guide.name in GRADES:
         raise InputError(
-            f"{parts.text} searches by values from -1 to 1, and a reward model's have no bounds: give --scorer self or "
-            "a template, or choose among whole answers with --procedure best-of-n:16"
+            f"{parts.text} searches by values from -1 to 1, and those of {guide.name!r} are on another scale: give "
+            "--scorer self or a template, or choose among whole answers with --procedure best-of-n:16"
         )
     if sampling.temperature != 1.0 or sampling.top_k is not None:
         raise InputError(

@@ -27,8 +27,10 @@ class Budget:
         self._started = perf_counter()
         self._places = 0
         self._questions = 0
-        # Beginnings of the answer that were asked about or drawn, by what they follow (the prompt, a template).
-        self._known: dict[TokenIds, set[TokenIds]] = {}
+        # What was asked about or drawn, as a tree: of what it follows (the prompt, a template) the root, and of a
+        # beginning and its next token the beginning with that. Tuples of all beginnings would grow with the square.
+        self._roots: dict[TokenIds, int] = {}
+        self._next: dict[tuple[int, int], int] = {}
 
     @property
     def seconds(self) -> float:
@@ -73,14 +75,12 @@ class Budget:
 
     def _learn(self, base: TokenIds, reply: TokenIds) -> int:
         """Note every beginning of `base + reply`; returns how many places were not known."""
-        new = 0 if base in self._known else len(base)
-        known = self._known.setdefault(base, set())
-        for length in range(len(reply), 0, -1):
-            if reply[:length] in known:
-                break
-            known.add(reply[:length])
-            new += 1
-        return new
+        before = len(self._next)
+        new = 0 if base in self._roots else len(base)
+        node = self._roots.setdefault(base, -len(self._roots))
+        for token in reply:
+            node = self._next.setdefault((node, token), len(self._next) + 1)
+        return new + len(self._next) - before
 
 
 def asked_tokens(usage: RoleUsage) -> int:

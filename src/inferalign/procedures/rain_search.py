@@ -62,7 +62,9 @@ class Search:
             usage=self.usage.generator,
         )
         context = _context(self.guide, prompt, self.prompt_ids)
-        self.embedding: SuffixEmbedding = rain.encoder or HiddenStates(self.engine, context)
+        # What the judge has just read is not encoded again, whoever judges.
+        self.judging = self.guide.engine if isinstance(self.guide, ContextScorer) else self.engine
+        self.embedding: SuffixEmbedding = rain.encoder or HiddenStates(self.judging, context)
         self.tree: TreeWriter | None = None
         if rain.trees is not None:
             self.tree = TreeWriter(rain.trees, prompt.id, self.seed, self.settings, self.chat.decode)
@@ -80,6 +82,7 @@ class Search:
         if isinstance(self.guide, ContextScorer):
             judged = self.guide.room(self.prompt)
             if judged < room:
+                context = self.guide.engine.context_length
                 room, needs = judged, f"the judge's question about it takes {context - judged}"
                 shorter += ", name a shorter self-evaluation template (--scorer FILE.toml)"
         if room < 1:
@@ -126,15 +129,15 @@ class Search:
         self.facts.committed(self.root, child, iterations)
         if self.tree is not None:
             self.tree.commit(self.root, child, iterations)
-        for base in (self.prompt_ids, self._judged_base):
-            self.engine.forget(base + self.committed, child.token_ids)
+        for engine, base in ((self.engine, self.prompt_ids), (self.judging, self._judged_base)):
+            engine.forget(base + self.committed, child.token_ids)
         self.committed += child.token_ids
         self.root = make_root(self.root, child, self.settings)
 
     def close(self) -> None:
-        """The search is over: its engine may let go of all it holds for it."""
-        for base in (self.prompt_ids, self._judged_base):
-            self.engine.forget(base)
+        """The search is over: its engines may let go of all they hold for it."""
+        for engine, base in ((self.engine, self.prompt_ids), (self.judging, self._judged_base)):
+            engine.forget(base)
         let_go(self.root)
 
     def _commit_visited(self, iterations: int) -> None:

@@ -7,6 +7,7 @@ Each difference between the two, and between either and the paper's text, has a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Literal
 
 from inferalign.core.errors import InputError
@@ -60,9 +61,10 @@ class RainSettings:
     """Drop single-token candidates less probable than this share of the most probable; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_iterations", 2), ("extra_iterations", 1), ("min_visits", 0), ("candidates", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}: give at least {least}, such as {name} = {least}")
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                most = f" and at most {high}" if isfinite(high) else ""
+                raise InputError(f"{name} is {getattr(self, name)}: give at least {low}{most}, such as {name} = {low}")
         for name in ("budget_iterations", "budget_tokens"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
@@ -78,6 +80,22 @@ class RainSettings:
         """Tokens in each child of a node at `depth` (the first root has depth 0)."""
         return self.set_lengths[min(depth, len(self.set_lengths) - 1)]
 
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_iterations": (2, inf),
+    "extra_iterations": (1, inf),
+    "min_visits": (0, inf),
+    "candidates": (2, inf),
+    "candidate_top_k": (1, inf),
+    "exploration": (0, inf),
+    "root_uniform": (0, 1),
+    "sibling_credit": (0, inf),
+    "sibling_threshold": (-1, 1),
+    "widen_limit": (0, inf),
+    "widen_draws": (0, inf),
+    "min_ratio": (0, 1),
+}
+"""The least and the most of each number. Without bounds a search could not run, or would say so too late."""
 
 DEFAULT = RainSettings()
 PAPER = RainSettings(stop_value=0.8, form="vote", widen_draws=0, cut_at_end=False, min_ratio=0.0)

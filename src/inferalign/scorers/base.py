@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from inferalign.core.errors import ContextOverflow
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, TokenIds, Unscored
+
+if TYPE_CHECKING:
+    from inferalign.engines.base import Engine
 
 TRUTHS = ("oracle", "oracle-quality")
 """Scorers that know the sandbox's truth: judges, and guides only where somebody asks for the best there could be."""
@@ -54,6 +57,11 @@ def require_room(scorer: Scorer, prompts: Iterable[Prompt], longest: int) -> Non
 @runtime_checkable
 class ContextScorer(LimitedScorer, Protocol):
     """A scorer that judges a response inside a token context of its own model (RAIN's self-evaluation)."""
+
+    @property
+    def engine(self) -> Engine:
+        """What it asks: the policy's engine, or another judge's."""
+        ...
 
     def context(self, prompt: Prompt, token_ids: TokenIds) -> TokenIds:
         """The ids the judgement is made on, ending in the response's ids: where a search takes embeddings from."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from inferalign.core.errors import ScoringError
 from inferalign.core.types import Completion, Prompt, RoleUsage, Score, TokenIds, Unscored
 from inferalign.scorers.base import ContextScorer
+
+if TYPE_CHECKING:
+    from inferalign.engines.base import Engine
 
 Verdict = Score | Unscored
 
@@ -41,10 +45,7 @@ class ScriptedScorer:
 
 
 class Replaced:
-    """A context scorer that does its whole work and then has each value replaced by a rule of value and text.
-
-    With `shuffled_sign` it is the negative control of a search: same cost, same size of verdicts, no information.
-    """
+    """A context scorer that does its whole work and then has each value replaced by a rule of value and text."""
 
     def __init__(self, inner: ContextScorer, rule: Callable[[float, str], float], name: str) -> None:
         self.inner = inner
@@ -56,7 +57,11 @@ class Replaced:
         return self._name
 
     def describe(self) -> Mapping[str, object]:
-        return {"scorer": self.name, "inner": self.inner.describe()}
+        return {"scorer": self.name, "rule": self.rule.__name__, "inner": self.inner.describe()}
+
+    @property
+    def engine(self) -> Engine:
+        return self.inner.engine
 
     def context(self, prompt: Prompt, token_ids: TokenIds) -> TokenIds:
         return self.inner.context(prompt, token_ids)
@@ -83,22 +88,25 @@ def hash_vote(value: float, text: str) -> float:
 
 
 def shuffled(inner: ContextScorer, name: str) -> Replaced:
-    """The negative control: what `inner` says, with its sign turned on half of the texts."""
-    return Replaced(inner, shuffled_sign, name)
+    """The negative control of a search: at the cost of `inner`, verdicts that know nothing of the text."""
+    return Replaced(inner, coin, name)
 
 
 def flipped(inner: ContextScorer, name: str, share: float) -> Replaced:
-    """`inner` with the sign turned on that share of the texts: balanced accuracy b becomes (1 - 2 share) b + share.
+    """The verdicts of `inner`, turned over on that share of the texts: balanced accuracy b becomes (1 - 2 share) b +
+    share.
 
-    The coin is the text's hash: asked again, the judge says the same again.
+    Verdicts alone, -1 and 1: how sure `inner` is knows the truth, too, and would lead a search whatever the sign. The
+    coin is the text's hash: asked again, the judge says the same again.
     """
 
-    def rule(value: float, text: str) -> float:
-        return -value if text_number(text) < share * 2**64 else value
+    def turned_verdict(value: float, text: str) -> float:
+        verdict = 1.0 if value > 0 else -1.0
+        return -verdict if text_number(text) < share * 2**64 else verdict
 
-    return Replaced(inner, rule, name)
+    return Replaced(inner, turned_verdict, name)
 
 
-def shuffled_sign(value: float, text: str) -> float:
-    """The value with its sign kept or turned by the text's hash."""
-    return value if text_number(text) % 2 else -value
+def coin(value: float, text: str) -> float:
+    """-1 or 1 by the text's hash, whatever the value. Its size would tell, too: a judge is surer of what is bad."""
+    return 1.0 if text_number(text) % 2 else -1.0

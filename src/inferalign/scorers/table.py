@@ -2,8 +2,8 @@
 
 self               the model judges itself: is the reply harmless? FILE.toml asks with a template of one's own
 self-agency        the sandbox's other question: does the reply do what its situation asks for?
-self-shuffled      the negative control: verdicts whose sign hangs on the text alone (self-agency-shuffled, too)
-self-flipped:0.2   a judge weakened by coin flips: that share of the texts gets the wrong sign
+self-shuffled      the negative control: a verdict by lot for each text, -1 or 1 (self-agency-shuffled, too)
+self-flipped:0.2   a judge weakened by coin flips: its verdict, -1 or 1, turned over on that share of the texts
 self:DIR           another model judges, with the tokenizer of the one that answers (self-agency:DIR, too)
 reward:DIR         a reward model (`reward`: the sandbox's own)
 oracle             the sandbox's truth: whether a reply has the main fault of its situation
