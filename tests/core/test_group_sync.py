@@ -44,7 +44,7 @@ def test_a_sync_that_fails_is_raised(more: bool, tmp_path: Path, monkeypatch: py
 
     ended = []
     with RunFolder.open(tmp_path, {}, {}) as folder, monkeypatch.context() as patched:
-        with pytest.raises(RunError, match="disk is full"), GroupSync([folder], seconds=0.01) as records:
+        with pytest.raises(RunError, match="disk is full"), GroupSync([folder], seconds=0.01) as records:  # noqa: PT012
             patched.setattr(os, "fsync", full)
             records.append(folder, {"id": "first"})
             deadline = time.monotonic() + 10

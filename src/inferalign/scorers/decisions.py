@@ -242,6 +242,7 @@ class DecisionScorer:
 
     def __init__(self, engine: Engine, chat: ChatFormat, asked: DecisionSet, decision: str) -> None:
         """Raises `UnknownName`, `InputError` for a decision without a good option, `ModelError` for its labels."""
+        self.engine = engine
         self.judge = DecisionJudge(engine, chat, asked.only(decision))
         (self._decision,) = self.judge.asked.decisions
         if not isinstance(self._decision, Scale):
