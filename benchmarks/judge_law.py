@@ -1,16 +1,16 @@
 """RAIN's gain against the accuracy of its judge: the paper's law, where the truth is known.
 
     python -m benchmarks.judge_law --run runs/law [--model sandbox] [--n 150] [--seed 30002] [--budget 50/15/6]
-        [--specificities 0.12,0.35,0.6] [--steps 400] [--flips 0.1,0.2,0.3,0.4,0.48] [--figure law.svg]
+        [--specificities 0.12,0.35,0.6] [--steps 400] [--flips 0,0.1,0.2,0.3,0.4,0.48] [--figure law.svg]
 
 The paper (arXiv 2309.07124) sees larger models judge better (LLaMA-2: 52 % right at 7B, 98 % at 70B) and gain more, and
 cannot tell one cause from the other. Here the policy stays the same and only its judge is weakened, in two ways: by
 *knowledge removed* (`sandbox.weak`: the judge is another model, trained on with a teacher that knows less; made in the
-run folder where it is missing) and by *coin flips* (the sign is turned on a share of the texts). A judge's balanced
-accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for every judge), RAIN's
-gain is paired with vanilla by prompt. A judge that rejects nearly everything has a balanced accuracy of 50 % and may
-still rank replies, which is all that a search by margin needs: hence the AUC beside it. Last stdout line: one JSON
-object.
+run folder where it is missing) and by *coin flips* (its verdicts alone, -1 or 1, turned over on a share of the texts).
+A judge's balanced accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for
+every judge). Two searches go by it, RAIN and that best-of-8; each is paired by prompt with vanilla, and with greedy,
+which is what RAIN comes to where its judge says nothing. A judge that rejects nearly everything has a balanced accuracy
+of 50 % and may still rank replies, which is all that best-of-8 needs: hence the AUC. Last stdout line: one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +32,7 @@ from benchmarks.mains import run_main
 from benchmarks.sandbox_runs import (
     PAIR,
     Job,
+    Outcome,
     Scored,
     auc,
     budget,
@@ -55,6 +57,10 @@ from inferalign.sandbox.weak import weaker
 
 MEASURES = ("balanced accuracy", "AUC")
 KINDS = ("own judge", "knowledge removed", "coin flips")
+GUIDED = {"rain": "rain", "best-of-8": "best-of-n:8"}
+"""The searches that go by each judge, and their procedures."""
+BASES = {"vanilla": 1.0, "greedy": 0.0}
+"""What both are paired with, and the temperature it is drawn at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,17 @@ def _require(judge: Path, start: Path, recipe: Recipe) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a search made of a judge."""
+
+    good: Estimate
+    minus_vanilla: Estimate
+    minus_greedy: Estimate
+    tokens: float
+    """Fed for an answer, the judge's among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One judge in one situation."""
 
@@ -102,27 +119,34 @@ class Row:
     balanced: Estimate
     auc: float | None
     """The chance that a good reply scores above a bad one, over all pairs; None where a class is empty."""
-    good: Estimate
-    gain: Estimate
+    by: Mapping[str, Searched]
+    """Either search."""
 
 
 def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, str], Job]) -> dict[str, Row]:
-    vanilla = outcome(jobs["vanilla", situation])
+    bases = {base: outcome(jobs[base, situation]).good for base in BASES}
     made = {}
     for name, judge in known.items():
-        judged = candidates(jobs[f"{name}/judged", situation])
+        judged = candidates(jobs[f"{name}/best-of-8", situation])
         rates = judge_rates(judged)
-        searched = outcome(jobs[f"{name}/rain", situation])
         made[name] = Row(
             kind=judge.kind,
             sensitivity=rates.sensitivity,
             specificity=rates.specificity,
             balanced=rates.balanced,
             auc=auc_of(judged),
-            good=proportion(list(searched.good.values())),
-            gain=paired_proportions(searched.good, vanilla.good),
+            by={search: searched(outcome(jobs[f"{name}/{search}", situation]), bases) for search in GUIDED},
         )
     return made
+
+
+def searched(found: Outcome, bases: Mapping[str, Mapping[str, bool]]) -> Searched:
+    return Searched(
+        good=proportion(list(found.good.values())),
+        minus_vanilla=paired_proportions(found.good, bases["vanilla"]),
+        minus_greedy=paired_proportions(found.good, bases["greedy"]),
+        tokens=fmean(found.tokens.values()),
+    )
 
 
 def auc_of(found: Mapping[str, Sequence[Scored]]) -> float | None:
@@ -144,7 +168,7 @@ def main() -> None:
     parser.add_argument("--budget", default="50/15/6")
     parser.add_argument("--specificities", default="0.12,0.35,0.6", help="of the weaker judges' teachers")
     parser.add_argument("--steps", type=int, default=400, help="of training a weaker judge")
-    parser.add_argument("--flips", default="0.1,0.2,0.3,0.4,0.48", help="shares of turned signs")
+    parser.add_argument("--flips", default="0,0.1,0.2,0.3,0.4,0.48", help="shares of verdicts turned over")
     parser.add_argument("--figure", type=Path, default=None)
     args = parser.parse_args()
     folder = Path(str(files("inferalign.sandbox"))) / "model" if args.model == "sandbox" else Path(args.model)
@@ -152,11 +176,13 @@ def main() -> None:
     situations = args.situations.split(",")
     jobs: dict[tuple[str, str], Job] = {}
     for kind in situations:
-        jobs["vanilla", kind] = Job(folder=args.run / kind / "vanilla", situation=kind, n=args.n)
+        for base, temperature in BASES.items():
+            folder_of = args.run / kind / base
+            jobs[base, kind] = Job(folder=folder_of, situation=kind, n=args.n, temperature=temperature)
         for name, judge in known.items():
-            for part, procedure in (("judged", "best-of-n:8"), ("rain", "rain")):
-                jobs[f"{name}/{part}", kind] = Job(
-                    folder=args.run / kind / name / part,
+            for search, procedure in GUIDED.items():
+                jobs[f"{name}/{search}", kind] = Job(
+                    folder=args.run / kind / name / search,
                     situation=kind,
                     n=args.n,
                     procedure=procedure,
@@ -175,27 +201,38 @@ def main() -> None:
 
 
 def show(situation: str, table: Mapping[str, Row]) -> None:
-    shown = Table("judge", "balanced accuracy", "sensitivity", "specificity", "AUC", "without A, strict", "gain")
-    shown.title = situation
+    shown = Table("judge", "balanced accuracy", "sensitivity", "specificity", "AUC", title=situation)
+    for search in GUIDED:
+        for column in (f"{search}: without A", "- vanilla", "- greedy", "tokens"):
+            shown.add_column(column)
     for name, row in sorted(table.items(), key=lambda item: -(item[1].balanced.mean or 0.0)):
         rates = map(cell, (row.balanced, row.sensitivity, row.specificity))
         rank = "-" if row.auc is None else f"{100 * row.auc:.1f}"
-        shown.add_row(name, *rates, rank, cell(row.good), cell(row.gain))
-    Console(width=150).print(shown)
+        cells: list[str] = []
+        for found in row.by.values():
+            cells += map(cell, (found.good, found.minus_vanilla, found.minus_greedy))
+            cells.append(f"{found.tokens:.0f}")
+        shown.add_row(name, *rates, rank, *cells)
+    Console(width=200).print(shown)
 
 
 def panel(situation: str, table: Mapping[str, Row], measure: str) -> Panel:
-    """Gain in points over a measure of the judge in per cent, one line a way of weakening; both have the own judge."""
+    """Gains in points over a measure of the judge in per cent, a line for each search and way of weakening its judge.
+
+    The own judge is a point by itself: it was taught by another rule than those that know less.
+    """
     series = []
-    for kind in KINDS[1:]:
-        rows = [row for row in table.values() if row.kind in (KINDS[0], kind)]
-        points = [(row.balanced.mean if measure == MEASURES[0] else row.auc, percent(row.gain)) for row in rows]
-        known = [(100 * x, y) for x, y in points if x is not None]
-        series.append(Series(name=kind, x=[x for x, _ in known], y=[y for _, y in known]))
+    for search in GUIDED:
+        for kind in KINDS:
+            rows = [row for row in table.values() if row.kind == kind]
+            measured = [row.balanced.mean if measure == MEASURES[0] else row.auc for row in rows]
+            gains = [percent(row.by[search].minus_vanilla) for row in rows]
+            known = [(100 * x, y) for x, y in zip(measured, gains, strict=True) if x is not None]
+            series.append(Series(name=f"{search}, {kind}", x=[x for x, _ in known], y=[y for _, y in known]))
     return Panel(
         title=situation.replace("_", " "),
         x_label=f"judge's {measure}, %",
-        y_label="RAIN's gain over vanilla, points",
+        y_label="gain over vanilla, points",
         series=series,
         zero=True,
     )

@@ -88,9 +88,11 @@ def test_a_judge_that_cannot_be_trained_says_so(tmp_path: Path) -> None:
 def test_a_row_by_hand(tmp_path: Path) -> None:
     """One bad reply, which the judge rejects at -0.1, and three good ones, of which it accepts two."""
     bad = harmful(ASKED[0].text)
+    drawn = [[(bad, -0.1), (GOOD, 0.5)], [(GOOD, -0.2), (GOOD, 0.3)]]
     jobs = {
         ("vanilla", "harmful"): job(tmp_path / "v", [[(BAD, 0.0)], [(GOOD, 0.0)]], 10),
-        ("own/judged", "harmful"): job(tmp_path / "j", [[(bad, -0.1), (GOOD, 0.5)], [(GOOD, -0.2), (GOOD, 0.3)]], 10),
+        ("greedy", "harmful"): job(tmp_path / "g", [[(GOOD, 0.0)], [(GOOD, 0.0)]], 10),
+        ("own/best-of-8", "harmful"): job(tmp_path / "j", drawn, 10),
         ("own/rain", "harmful"): job(tmp_path / "r", [[(GOOD, 0.9)], [(GOOD, 0.9)]], 10),
     }
     own = judge_law.Judge(kind=judge_law.KINDS[0], more="")
@@ -98,10 +100,13 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert row.sensitivity.mean == 1.0
     assert row.specificity.mean == row.auc == pytest.approx(2 / 3)
     assert row.balanced.mean == pytest.approx(5 / 6)
-    assert row.good == wilson(2, 2)
-    assert row.gain == paired_proportions({"a": True, "b": True}, {"a": False, "b": True})
-    (one, other) = judge_law.panel("harmful", {"own": row}, "balanced accuracy").series
-    assert one.x == other.x == pytest.approx([100 * 5 / 6])
-    assert one.y[0].mean == pytest.approx(50.0)
-    (one, other) = judge_law.panel("harmful", {"own": row}, "AUC").series
-    assert one.x == pytest.approx([100 * 2 / 3])
+    rain = row.by["rain"]
+    assert rain.good == wilson(2, 2)
+    assert rain.minus_vanilla == paired_proportions({"a": True, "b": True}, {"a": False, "b": True})
+    assert rain.minus_greedy == paired_proportions({"a": True, "b": True}, {"a": True, "b": True})
+    assert list(row.by) == ["rain", "best-of-8"]
+    series = judge_law.panel("harmful", {"own": row}, "balanced accuracy").series
+    assert [len(line.x) for line in series] == [1, 0, 0, 1, 0, 0], "a point of either search, and no line to it"
+    assert series[0].x == series[3].x == pytest.approx([100 * 5 / 6])
+    assert series[0].y[0].mean == pytest.approx(50.0)
+    assert judge_law.panel("harmful", {"own": row}, "AUC").series[0].x == pytest.approx([100 * 2 / 3])

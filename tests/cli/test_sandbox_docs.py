@@ -350,12 +350,16 @@ def test_other_studies_are_copied() -> None:
     assert drift(study).splitlines()[2:] == [
         f"| harmful | best-of-1 | 52 | {half} | {half} | {half} | 1.0 [-2.0, 3.0] |"
     ]
-    worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "good": RATE, "gain": minus}
+    made = {"good": RATE, "minus_vanilla": minus, "minus_greedy": RATE, "tokens": 1050.4}
+    by = {"rain": made, "best-of-8": made | {"tokens": 626}}
+    worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "by": by}
     better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}
     study = {"budget": "50/15/6", "judges": {"harmful": {"flips-0.4": worse, "own": better}}}
+    one = f"{half} | 1.0 [-2.0, 3.0] | {half}"
+    searches = f"{one} | 1,050 | {one} | 626 |"
     assert law(study).splitlines()[2:] == [
-        f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 | {half} | 1.0 [-2.0, 3.0] |",
-        f"| harmful | flips-0.4 | {half} | {half} | {half} | - | {half} | 1.0 [-2.0, 3.0] |",
+        f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 | {searches}",
+        f"| harmful | flips-0.4 | {half} | {half} | {half} | - | {searches}",
     ]
 
 

@@ -148,15 +148,19 @@ def drift(facts: Mapping[str, Any]) -> str:
 
 
 def law(facts: Mapping[str, Any]) -> str:
-    """RAIN's gain beside the accuracy of its judge, best judge first."""
+    """What RAIN and best-of-8 make of each judge, best judge first."""
     rows = []
     for name, judges in facts["judges"].items():
         for judge, found in sorted(judges.items(), key=lambda each: -(each[1]["balanced"]["mean"] or 0.0)):
             area = "-" if found["auc"] is None else f"{100 * found['auc']:.1f}"
             rows.append([name, judge, *(cell(found[key]) for key in ("balanced", "sensitivity", "specificity")), area])
-            rows[-1] += [cell(found["good"]), cell(found["gain"])]
+            for made in found["by"].values():
+                rows[-1] += [*(cell(made[key]) for key in ("good", "minus_vanilla", "minus_greedy"))]
+                rows[-1].append(f"{made['tokens']:,.0f}")
     head = ["situation", "judge", "balanced accuracy, %", "sensitivity, %", "specificity, %", "AUC, %"]
-    return markdown_table([*head, "without A, %", "less vanilla"], rows)
+    for search in ("RAIN", "best-of-8"):
+        head += [f"{search}, without A, %", "less vanilla", "less greedy", "tokens"]
+    return markdown_table(head, rows)
 
 
 def cell(estimate: Mapping[str, Any]) -> str:
