@@ -61,6 +61,13 @@ def test_prompts_may_be_texts_messages_or_prompts() -> None:
         ([[{"role": "assistant", "content": "a"}]], "user turn"),
         ([[{"role": "user", "content": "a", "name": "b"}]], "exactly a role"),
         ([[{"role": "tool", "content": "a"}]], "exactly a role"),
+        ("How do I", r"one prompt was given where several are expected: give a list, such as \['How do I'\]"),
+        ({"role": "user", "content": "a"}, "one prompt was given"),
+        (Prompt(id="0", messages=(user("b"),)), "one prompt was given"),
+        ([{"role": "user", "content": "a"}], "a conversation goes into a list of its own"),
+        ([None], "prompt 0 is None"),
+        ([["a"]], "exactly a role"),
+        (["a", "b\ud800"], "prompt '1' holds half of a surrogate pair"),
     ],
 )
 def test_prompts_that_are_refused(given: list[inferalign.Prompt], said: str) -> None:

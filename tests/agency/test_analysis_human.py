@@ -145,6 +145,14 @@ def test_shared_clusters_bring_their_covariance() -> None:
     assert shared.clusters == 3
 
 
+def test_equal_values_have_a_variance_of_0_whatever_rounding_says() -> None:
+    for third in range(1, 30):
+        for f in (6, 7, 9):
+            fit = prediction_powered([third / 3] * f, range(f), [-third / 7] * 6, [0, 1, 2, 8, 9, 10])
+            assert fit.variance is not None
+            assert 0.0 <= fit.variance < 1e-20
+
+
 def test_prediction_powered_is_unbiased_and_covers() -> None:
     """A judge that is 1.5 too kind and half noise: true mean 5, 25 labelled and 150 unlabelled, 500 runs."""
     rng = np.random.default_rng(6)

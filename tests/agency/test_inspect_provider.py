@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput
+from inspect_ai.solver import TaskState
+from inspect_ai.solver._task_state import set_sample_state
 from inspect_ai.tool import ToolInfo
 
 import inferalign
@@ -67,6 +70,24 @@ def test_epochs_differ_and_a_second_run_gives_the_same(llama_dir: Path) -> None:
     assert len(set(drawn[0])) == 3
     assert drawn[0] != drawn[2]
     assert [output.completion for output in say(InferalignAPI(f"sample/{llama_dir}"), *texts, seed=5)] == drawn[0]
+
+
+def test_a_retried_evaluation_goes_on_with_the_draws_of_its_own_epochs(llama_dir: Path) -> None:
+    """`inspect eval-retry` keeps finished samples and asks the others in a new process, which counts from 0."""
+
+    def drawn(api: InferalignAPI, epochs: list[int], sample: int = 1) -> list[tuple[str, str]]:
+        found = []
+        for epoch in epochs:
+            state = TaskState(model="m", sample_id=sample, epoch=epoch, input="How are you?", messages=[])
+            (output,) = contextvars.copy_context().run(lambda: (set_sample_state(state), say(api, "How are you?"))[1])
+            found.append((output.metadata["prompt_id"], output.completion))
+        return found
+
+    once, first, retried = (InferalignAPI(f"sample/{llama_dir}", seed=5) for _ in range(3))
+    whole = drawn(once, [1, 2, 3])
+    assert drawn(first, [1]) + drawn(retried, [2, 3]) == whole
+    assert len({completion for _, completion in whole}) == 3
+    assert drawn(retried, [1], sample=2) != whole[:1], "another sample of the same words"
 
 
 def test_temperature_zero_is_greedy(sampler: InferalignAPI) -> None:

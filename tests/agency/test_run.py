@@ -263,6 +263,12 @@ def test_a_verdict_whose_reply_was_lost_is_refused(tmp_path: Path) -> None:
         replies.write_bytes(b"".join(replies.read_bytes().splitlines(keepends=True)[:-1]))
         with pytest.raises(RunError, match="remove the verdict's line"):
             done(request)
+        shutil.rmtree(tmp_path / "run" / "replies")
+        before = (tmp_path / "run" / "config.json").read_text()
+        other = asked(server, tmp_path / "run", f"chat:judge@{server.url}", limit=1)
+        with pytest.raises(RunError, match="or its folder if all replies are gone"):
+            done(other)  # which asks another judge; the old one's verdicts are still there
+        assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_a_judge_that_is_the_subject_is_refused_unless_asked_for(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from inferalign.agency.validate import (
     validator_prompt,
     validator_request,
 )
-from inferalign.core.errors import TransientError, UnknownName
+from inferalign.core.errors import RunError, TransientError, UnknownName
 from inferalign.core.files import dump_json, parse_json
 from inferalign.core.types import Score, Unscored
 from inferalign.engines.chat_api import ChatReply
@@ -165,3 +165,6 @@ def test_a_record_reads_back(replies: list[ChatReply]) -> None:
     record = validation_record(made)
     assert record["id"] == JOB.id == made.id
     assert read_validation(parse_json(dump_json(record))) == made
+    for damage in ({"letters": 5}, {"x": 1}):
+        with pytest.raises(RunError, match="is not what a build writes"):
+            read_validation(record | damage)

@@ -170,6 +170,8 @@ def test_a_new_dimension_is_one_that_loads_and_is_never_written_over(capsys: pyt
         (["--judge", "scripted", "--concurrency", "0"], "concurrency is 0"),
         (["--judge", "scripted", "--rpm", "0"], "0 requests a minute"),
         (["--judge", "scripted", "--procedure", "rain"], "--procedure is for local subjects"),
+        (["--judge", "scripted", "--scorer", "nonsense"], "--scorer is for local subjects"),
+        (["--judge", "scripted", "--allow-oracle-guide"], "--allow-oracle-guide is for local subjects"),
         (["--judge", "scripted"], "cannot be reached"),
         (["--judge", f"chat:{NOBODY}"], "cannot be reached"),
     ],

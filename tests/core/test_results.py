@@ -71,6 +71,7 @@ def test_latency_is_a_mean_and_never_the_mean_of_nothing() -> None:
     [
         {"usage": None},
         {"messages": [{"rolle": "user"}]},
+        {"messages": []},
         {"messages": [{"role": "user", "content": None}]},
         {"candidates": [{}]},
         {"chosen": 5},

@@ -228,12 +228,25 @@ def test_paired_proportions_cover(p_a: float, p_b: float) -> None:
 
 
 def test_clustered_share_of_single_values_is_wilsons_but_for_the_variances_degree_of_freedom() -> None:
-    """Groups of one: v = p (1 - p) / (n - 1), so that n - 1 values count; here 12 of 40, and Wilson at n = 39."""
+    """Groups of one: v = p (1 - p) / (n - 1), so that n - 1 values count; here 12 of 40, and Wilson at n = 39, with
+    Student's quantile for 39 degrees of freedom."""
     found = clustered_proportion([[i < 12] for i in range(40)])
     assert (found.mean, found.n) == (0.3, 40)
-    z2 = 1.959964**2
+    z2 = 2.022691**2
     half = math.sqrt(z2) / (1 + z2 / 39) * math.sqrt(0.3 * 0.7 / 39 + z2 / (4 * 39 * 39))
     assert found.high == pytest.approx((0.3 + z2 / 78) / (1 + z2 / 39) + half, abs=1e-6)
+
+
+@pytest.mark.parametrize(("groups", "each", "share"), [(5, 8, 0.7), (10, 4, 0.8)])
+def test_a_clustered_share_of_few_groups_covers(groups: int, each: int, share: float) -> None:
+    """Groups whose own shares are Beta distributed, values in one correlated by .3; a normal quantile covers 90 %."""
+    rng, covered, studies = np.random.Generator(np.random.Philox(key=7)), 0, 2000
+    weight = (1 - 0.3) / 0.3
+    for _ in range(studies):
+        own = rng.beta(share * weight, (1 - share) * weight, groups)
+        found = clustered_proportion((rng.random((groups, each)) < own[:, None]).tolist())
+        covered += found.low <= share <= found.high
+    assert 0.935 <= covered / studies <= 0.985
 
 
 def test_repeating_a_group_s_answer_adds_no_certainty() -> None:

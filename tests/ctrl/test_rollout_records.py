@@ -44,3 +44,10 @@ def test_records_of_another_k_are_refused(tmp_path: Path) -> None:
     made(tmp_path, prompts(2))
     with pytest.raises(RunError, match=r"holds 5 rollouts of id 'p[01]'"):
         gather(tmp_path, a_card(k=4, prompts_sha256=prompts_sha256(prompts(2))), prompts(2))
+
+
+@pytest.mark.parametrize("damage", [{"stops": ["much"]}, {"usage": {}}, {"token_ids": [1]}, {"scores": [["x"]]}])
+def test_a_record_that_was_not_written_here_is_named(damage: dict[str, object]) -> None:
+    record = to_record(asyncio.run(a_roller()(a_prompt())))
+    with pytest.raises(RunError, match=r"the rollouts of 'p1' are not what `inferalign calibrate` writes"):
+        from_record(record | damage)

@@ -94,6 +94,67 @@ def test_issues_that_differ_are_refused(tmp_path: Path) -> None:
         read_evidence(paths)
 
 
+def judged_by(path: Path, **how: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"judges": {"j": how}}))
+
+
+def test_a_judge_that_was_asked_in_two_ways_is_refused(tmp_path: Path) -> None:
+    """Verdicts know their judge by its model's name, under which one may ask it for letters or for decisions."""
+    paths = [small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"])]
+    judged_by(paths[0], judge="chat", settings={"seed": 0}, dimensions={ONE[0]: "x", "other": "y"})
+    judged_by(paths[1], judge="chat", settings={"seed": 1}, dimensions={ONE[0]: "x"})
+    assert read_evidence(paths).judge == "j", "its seed and what only one was asked may differ"
+    judged_by(paths[1], judge="decisions", threshold=0.5, dimensions={ONE[0]: "x"})
+    with pytest.raises(
+        RunError, match=r"judge 'j' was not asked in the same way in a and in b \(judge is \"chat\" there"
+    ):
+        read_evidence(paths)
+    judged_by(paths[1], judge="chat", settings={}, dimensions={ONE[0]: "z"})
+    with pytest.raises(RunError, match=rf'dimensions.{ONE[0]} is "x" there and "z" here'):
+        read_evidence(paths)
+
+
+@pytest.mark.parametrize("judges", [["j"], ["j", "k"]])
+@pytest.mark.parametrize(("lost", "says"), [("replies", "belongs to the reply"), ("items", "belongs to the item")])
+def test_a_lost_line_is_named(lost: str, says: str, judges: list[str], tmp_path: Path) -> None:
+    run = small(tmp_path / "a", judges=judges)
+    shard = run / lost / "records" / "main.jsonl"
+    shard.write_text("".join(shard.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunError, match=says):
+        read_evidence([run])
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "says"),
+    [
+        ("replies", '"role":', '"rule":', "is not what a run writes"),
+        ("verdicts", '"score":10', '"score":"10"', "score '10' is no number"),
+    ],
+)
+def test_a_damaged_line_is_named(part: str, old: str, new: str, says: str, tmp_path: Path) -> None:
+    run = small(tmp_path / "a")
+    (shard,) = (run / part / "records").glob("*.jsonl")
+    assert old in shard.read_text()
+    shard.write_text(shard.read_text().replace(old, new))
+    with pytest.raises(RunError, match=says):
+        read_evidence([run])
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("[]", "is not what a run writes, an object"),
+        ('{"dimensions":{"%s":{"issues":{"A":{"x":1}}}}}' % ONE, "issues of"),
+    ],
+)
+def test_a_damaged_config_is_named(config: str, says: str, tmp_path: Path) -> None:
+    run = small(tmp_path / "a")
+    (run / "config.json").write_text(config)
+    with pytest.raises(RunError, match=says):
+        read_evidence([run])
+
+
 def test_runs_without_a_judge_in_common_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no judge in common \(a: j; b: k\)"):
         read_evidence([small(tmp_path / "a"), small(tmp_path / "b", subjects=["n"], judges=["k"])])

@@ -138,6 +138,15 @@ def test_a_model_that_was_trained_anew_after_the_run_is_another(tmp_path: Path) 
     assert audit.training_of(run) == audit.Unknown(why)
 
 
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"model": null}', '{"model": [1]}', "[1]"])
+def test_a_run_that_does_not_say_what_made_it(damage: str, tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"world": WORLD_VERSION, "recipe": {"seed": 4, "steps": 30, "batch_size": 8}})
+    (run / "config.json").write_text(damage)
+    assert isinstance(audit.training_of(run), audit.Unknown)
+    (run / "env.json").write_text(damage)
+    assert isinstance(audit.training_of(run), audit.Unknown)
+
+
 def test_a_run_that_names_no_model_and_a_card_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
     assert audit.training_of(tmp_path) == audit.Unknown("the run names no model")

@@ -120,9 +120,9 @@ def prediction_powered(
         return fit
     left, right = _residual_sums(f, clusters), _residual_sums(gap, labelled_clusters)
     covariance = sum(left[code] * right[code] for code in left.keys() & right.keys())
-    return Clustered(
-        value=fit.value, variance=fit.variance + 2 * covariance, df=fit.df, n=fit.n, clusters=len(left | right)
-    )
+    # Values that are all equal have residuals of rounding alone, whose products may be below 0.
+    variance = max(fit.variance + 2 * covariance, 0.0)
+    return Clustered(value=fit.value, variance=variance, df=fit.df, n=fit.n, clusters=len(left | right))
 
 
 def _residual_sums(values: Floats, clusters: ArrayLike) -> dict[int, float]:

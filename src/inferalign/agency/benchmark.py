@@ -121,6 +121,8 @@ def _refuse_local_flags(request: RunRequest) -> None:
         "procedure": request.procedure,
         "temperature": request.temperature,
         "max-new-tokens": request.max_new_tokens,
+        "scorer": request.scorer,
+        "allow-oracle-guide": request.allow_oracle_guide or None,
     }
     if flags := [name for name, value in given.items() if value is not None]:
         raise InputError(
@@ -193,7 +195,7 @@ async def _subject(prepared: Prepared, models: Models) -> Subject:
         return RemoteSubject(client, server_sampling=SUBJECT in prepared.endpoint.server_sampling)
     settings = LocalSettings(
         procedure=request.procedure or "sample",
-        scorer=request.scorer,
+        scorer=request.scorer or "self",
         seed=request.seed,
         temperature=request.temperature,
         max_tokens=request.max_new_tokens,

@@ -24,6 +24,7 @@ from inspect_ai.model import (
     ModelOutput,
     ModelUsage,
 )
+from inspect_ai.solver._task_state import sample_state
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from inferalign.agency.inspect_transport import own_messages
@@ -142,12 +143,18 @@ class InferalignAPI(ModelAPI):  # type: ignore[misc]  # inspect_ai is untyped he
         return self._procedures[key]
 
     def _prompt(self, seed: int, input: list[ChatMessage]) -> Prompt:
-        """Draws are keyed by the conversation and by how often it was asked before: epochs differ, reruns do not."""
+        """Draws are keyed by the conversation, the sample and its epoch, and by how often it was asked there.
+
+        So epochs differ, and the same command draws the same again, also for the samples alone that `inspect
+        eval-retry` has left to do. What is asked outside of a sample is counted as one.
+        """
         messages = own_messages(input)
         digest = hashlib.sha256(dump_json([asdict(message) for message in messages])).hexdigest()[:16]
-        place = self._asked[seed, digest]
-        self._asked[seed, digest] += 1
-        return Prompt(id=f"{digest}-{place}", messages=messages)
+        sample = sample_state()
+        asked = digest if sample is None else f"{sample.sample_id}-{sample.epoch}-{digest}"
+        place = self._asked[seed, asked]
+        self._asked[seed, asked] += 1
+        return Prompt(id=f"{asked}-{place}", messages=messages)
 
     def _output(self, result: Result, seed: int, procedure: Procedure) -> ModelOutput:
         usage = [getattr(result.usage, role) for role in ROLES]

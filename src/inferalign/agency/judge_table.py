@@ -114,7 +114,7 @@ async def open_judges(names: Sequence[JudgeName], parts: JudgeParts) -> list[Jud
     judges = [await _open(name, parts) for name in names]
     called = [judge.name for judge in judges]
     if twice := [name for name in called if called.count(name) > 1]:
-        raise InputError(f"two judges are called {twice[0]!r} in records: run one of them now and the other later")
+        raise InputError(f"two judges are called {twice[0]!r} in records: give the other one a --run of its own")
     return judges
 
 

@@ -79,7 +79,7 @@ class RunRequest:
     """Every draw is derived from it: of items, letters' orders, and a local subject's tokens."""
     procedure: str | None = None
     """How a local subject decodes: `sample` (if none is given), `best-of-n:N`, `rain`, ..."""
-    scorer: str = "self"
+    scorer: str | None = None
     """The guide of such a procedure, as for `generate`."""
     temperature: float | None = None
     """Of a local subject; none takes what the dimension says under `sample`, and 1 under other procedures."""

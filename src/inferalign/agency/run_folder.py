@@ -81,6 +81,7 @@ class AgencyFolder:
                 )
                 for name, judge in config["judges"].items()
             }
+            self._check_verdicts()
             self._keep_config(config)
         except BaseException:  # whatever came: nobody else would close what is open already; it goes on up
             self._open.close()
@@ -115,21 +116,20 @@ class AgencyFolder:
         self.items.flush()
 
     def recorded(self) -> dict[str, Reply]:
-        """The replies of earlier starts, by id.
+        """The replies of earlier starts, by id. Raises `RunError` for a damaged one."""
+        return {record["id"]: to_reply(record) for record in read_records(self.replies.path, kind_of(REPLIES))}
 
-        Raises `RunError` for a damaged one, and for a verdict whose reply was lost, as a power cut can do: the verdict
-        would be taken for one on the reply that is made in its place.
-        """
-        found = {record["id"]: to_reply(record) for record in read_records(self.replies.path, kind_of(REPLIES))}
-        for judge, stage in self.verdicts.items():
-            for verdict in stage.done:
-                reply = verdict.rpartition("/")[0].removesuffix(f"/{judge}")
-                if reply not in found:
+    def _check_verdicts(self) -> None:
+        """Raises `RunError` for a verdict whose reply was lost, as a power cut can do, or a hand: it would be taken for
+        one on the reply that is made in its place. Judges that this start does not ask are looked at, too."""
+        for folder in sorted(self.path.glob(f"{VERDICTS}*")):
+            for record in read_records(folder, kind_of(VERDICTS)) if (folder / "config.json").exists() else ():
+                if record.get("reply") not in self.replies.done:
                     raise RunError(
-                        f"{stage.path} has a verdict on the reply {reply!r}, which is not in {self.replies.path}: "
-                        "remove the verdict's line to have both made again."
+                        f"{folder} has a verdict on the reply {record.get('reply')!r}, which is not in "
+                        f"{self.replies.path}: remove the verdict's line, or its folder if all replies are gone, to "
+                        "have both made again."
                     )
-        return found
 
     def recorded_tokens(self) -> dict[str, list[Mapping[str, int]]]:
         """What each verdict of earlier starts cost, by judge; judges that this start does not ask are among them."""

@@ -7,7 +7,7 @@ RUN/verdicts*  one folder or several (`verdicts-JUDGE`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -53,6 +53,8 @@ def to_reply(record: Mapping[str, Any]) -> Reply:
 def to_verdict(record: Mapping[str, Any]) -> Verdict:
     values = _checked(Verdict, record)
     letters, order = values["letters"], values.get("letter_order", ())
+    if not isinstance(values["score"], int | float | None):
+        raise RunError(f"the score {values['score']!r} is no number")
     return Verdict(**values | {"letters": None if letters is None else tuple(letters), "letter_order": tuple(order)})
 
 
@@ -62,11 +64,19 @@ def read_run(run: Path | str) -> Stored:
     verdicts = sorted(path for path in run.glob(f"{VERDICTS}*") if path.is_dir())
     if not verdicts:
         raise RunError(f"{run} holds no {VERDICTS}: expected the --run folder of an agency run that was judged.")
-    return Stored(
-        items=_read(run / ITEMS, ITEMS, to_item),
-        replies=_read(run / REPLIES, REPLIES, to_reply),
-        verdicts=[verdict for path in verdicts for verdict in _read(path, VERDICTS, to_verdict)],
-    )
+    # In the order in which one needs the other: a run that is being written has a reply before its verdict.
+    judged = [verdict for path in verdicts for verdict in _read(path, VERDICTS, to_verdict)]
+    replies = _read(run / REPLIES, REPLIES, to_reply)
+    items = _read(run / ITEMS, ITEMS, to_item)
+    _require({reply.id for reply in replies}, ((each.id, each.reply) for each in judged), run, "verdict", "reply")
+    _require({item.id for item in items}, ((each.id, each.item) for each in replies), run, "reply", "item")
+    return Stored(items=items, replies=replies, verdicts=judged)
+
+
+def _require(known: set[str], pairs: Iterable[tuple[str, str]], run: Path, what: str, whose: str) -> None:
+    for name, target in pairs:
+        if target not in known:
+            raise RunError(f"{run}: {what} {name!r} belongs to the {whose} {target!r}, which is not recorded there.")
 
 
 def _read(folder: Path, stage: str, made: Callable[[Mapping[str, Any]], Made]) -> list[Made]:
@@ -76,6 +86,8 @@ def _read(folder: Path, stage: str, made: Callable[[Mapping[str, Any]], Made]) -
             found.append(made(record))
         except RunError as error:
             raise RunError(f"{folder}: record {record['id']!r}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{folder}: record {record['id']!r} is not what a run writes ({error})") from error
     return found
 
 

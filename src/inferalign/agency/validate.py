@@ -20,6 +20,7 @@ from inferalign.agency.dimension import Dimension
 from inferalign.agency.drafts import bullets
 from inferalign.agency.records import Item
 from inferalign.core.config import to_dict
+from inferalign.core.errors import RunError
 from inferalign.core.files import dump_json
 from inferalign.core.lookup import resolve
 from inferalign.core.types import Message, Score, Unscored
@@ -202,7 +203,13 @@ def validation_record(validation: Validation) -> dict[str, Any]:
 
 
 def read_validation(record: Mapping[str, Any]) -> Validation:
-    """A validation from its record."""
+    """A validation from its record. Raises `RunError` for what is none."""
     fields = {name: value for name, value in record.items() if name != "id"}
-    letters = fields["letters"]
-    return Validation(**{**fields, "letters": None if letters is None else tuple(letters)})
+    try:
+        letters = fields["letters"]
+        return Validation(**{**fields, "letters": None if letters is None else tuple(letters)})
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the validation of {record['id']!r} is not what a build writes ({error!r}): remove its line to have it "
+            "made again"
+        ) from error

@@ -134,8 +134,7 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
 
     from inferalign.cli.progress import Bar
     from inferalign.cli.tables import copies_table, emit, leakage_table, reading_table, show
-    from inferalign.core.files import read_json
-    from inferalign.sandbox.audit import Training, Unknown, audit_run, audit_world, training_of
+    from inferalign.sandbox.audit import Training, Unknown, audit_run, audit_world, said, training_of
     from inferalign.sandbox.grading import grade_run
     from inferalign.sandbox.situations import SITUATIONS
 
@@ -164,7 +163,7 @@ def audit(options: AuditOptions = AUDIT_DEFAULTS) -> None:
         show(leakage_table({name: found.readers for name, found in replies.items()}, "the run's parsed replies"))
         summary |= {
             "run": str(options.run),
-            "weights": read_json(options.run / "config.json").get("model", {}).get("weights"),
+            "weights": said(options.run / "config.json", "model", "weights"),
             "training": asdict(training),
             "replies": {name: asdict(found) for name, found in replies.items()},
             "run_seconds": round(time.monotonic() - began, 1),

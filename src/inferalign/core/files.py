@@ -58,9 +58,17 @@ def dump_json(value: Any, *, indent: int | None = None) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """Strict JSON: no NaN, no Infinity, no key twice in an object. Raises `ValueError` (also for bad UTF-8)."""
+    """Strict JSON: no NaN, no Infinity, no number beyond a float, no key twice in an object.
+
+    Raises `ValueError` (also for bad UTF-8).
+    """
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return json.loads(
+            data.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique_keys,
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -108,6 +116,13 @@ def sync_directory(path: Path) -> None:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is too large")
+    return number
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -157,12 +157,20 @@ def _kind(value: Any) -> str:
 
 
 def as_prompts(prompts: Iterable[PromptLike]) -> list[Prompt]:
-    """Prompts from texts, message lists or prompts. Raises `InputError` for none, and for an id that stands twice."""
+    """Prompts from texts, message lists or prompts.
+
+    Raises `InputError` for none, for what is no prompt, for one prompt without a list around it, and for an id that
+    stands twice.
+    """
+    if isinstance(prompts, str | Mapping | Prompt):
+        raise InputError(f"one prompt was given where several are expected: give a list, such as [{prompts!r}]")
     made = [_as_prompt(given, place) for place, given in enumerate(prompts)]
     if not made:
         raise InputError("no prompts were given: give at least one text, message list or Prompt")
     seen: set[str] = set()
     for prompt in made:
+        for turn in prompt.messages:
+            encodable(turn.content, f"prompt {prompt.id!r}")
         if prompt.id in seen:
             raise InputError(
                 f"two prompts have the id {prompt.id!r}: ids key the draws and the records, give each its own"
@@ -176,15 +184,20 @@ def _as_prompt(given: PromptLike, place: int) -> Prompt:
         return given
     if isinstance(given, str):
         messages: tuple[Message, ...] = (Message(role="user", content=given),)
-    else:
+    elif isinstance(given, Sequence):
         messages = tuple(turn if isinstance(turn, Message) else _as_message(turn, place) for turn in given)
+    else:
+        raise InputError(
+            f"prompt {place} is {given!r}: expected a text, a list of messages or a Prompt; a conversation goes into a "
+            "list of its own, as in [[{'role': 'user', 'content': '...'}]]"
+        )
     if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
         raise InputError(f"prompt {place} must end in a user turn with some text; it was {given!r}")
     return Prompt(id=str(place), messages=messages)
 
 
-def _as_message(turn: Mapping[str, str], place: int) -> Message:
-    match dict(turn):
+def _as_message(turn: Any, place: int) -> Message:
+    match turn:
         case {"role": "system" | "user" | "assistant" as role, "content": str(content), **rest} if not rest:
             return Message(role=role, content=content)
     raise InputError(

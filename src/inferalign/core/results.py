@@ -70,6 +70,8 @@ def _result(record: Record) -> Result:
     texts = [*(c.completion.text for c in candidates), *(message["content"] for message in record["messages"])]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text is none")
+    if not record["messages"]:
+        raise ValueError("no message")
     if not 0 <= record["chosen"] < len(candidates):
         raise ValueError(f"chosen is {record['chosen']}, of {len(candidates)} candidates")
     return Result(

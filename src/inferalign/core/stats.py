@@ -61,11 +61,15 @@ def proportion(values: Sequence[bool], *, level: float = 0.95) -> Estimate:
 def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.95) -> Estimate:
     """The share of True over all values, where only the groups are independent (many judgements of one prompt).
 
-    Wilson's interval at the effective sample size p (1 - p) / v, v being the variance of a ratio of group totals
-    (Korn and Graubard 1998, Survey Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). It is at
-    most the number of values, and the number of groups where all values agree. Empty groups are left out; n counts the
-    others. Raises `ScoringError` when there is no value.
+    Wilson's interval at the effective sample size p (1 - p) / v, v being the variance of a ratio of group totals, with
+    Student's quantile for the normal one, since v is known from the groups alone (Korn and Graubard 1998, Survey
+    Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). That size is at
+    most the number of values, and the number of groups where these do not differ; where all values agree nothing is
+    known of v, and the quantile is the normal one. Empty groups are left out; n counts the others. Raises
+    `ScoringError` when there is no value.
     """
+    from scipy.special import stdtrit
+
     filled = [group for group in groups if len(group)]
     total, n = sum(map(len, filled)), len(filled)
     if not filled:
@@ -75,8 +79,11 @@ def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.9
         return Estimate(mean=share, low=None, high=None, n=1)
     squares = sum((sum(group) - share * len(group)) ** 2 for group in filled)
     variance = squares * n / (n - 1) / total**2
-    effective = min(share * (1 - share) / variance, total) if 0 < share < 1 and variance > 0 else n
-    low, high = wilson_bounds(share, effective, _normal_quantile(level))
+    if not 0 < share < 1:
+        low, high = wilson_bounds(share, n, _normal_quantile(level))
+    else:
+        effective = min(share * (1 - share) / variance, total) if variance > 0 else n
+        low, high = wilson_bounds(share, effective, float(stdtrit(n - 1, (1 + level) / 2)))
     return Estimate(mean=share, low=low, high=high, n=n)
 
 

@@ -111,7 +111,17 @@ def to_record(rollouts: Rollouts) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Rollouts:
-    """The rollouts that `to_record` wrote."""
+    """The rollouts that `to_record` wrote. Raises `RunError` for a record that it did not write."""
+    try:
+        return _rollouts(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the rollouts of {record['id']!r} are not what `inferalign calibrate` writes ({error!r}): remove their "
+            "line, then repeat the command that made the run, which draws them again"
+        ) from error
+
+
+def _rollouts(record: Mapping[str, Any]) -> Rollouts:
     values = np.array([0.0 if score is None else score for score in record["scores"]])
     return Rollouts(
         prompt_id=record["id"],

@@ -10,6 +10,7 @@ from typing import Any
 from inferalign.agency.records import Reply
 from inferalign.agency.stored import Stored, read_run
 from inferalign.agency.table import Arm
+from inferalign.core.errors import RunError
 from inferalign.core.files import read_json
 from inferalign.core.lookup import load
 
@@ -59,7 +60,7 @@ def read_one(path: Path, *, scorer: str | None = None, scale: tuple[float, float
         name=path.resolve().name,
         path=path,
         stored=stored,
-        config=_read_if_there(path / "config.json") or {},
+        config=_config(path / "config.json"),
         environments=tuple(_environments(path)),
         costs=_read_if_there(path / "costs.json"),
         due=frozenset(item.id for item in stored.items),
@@ -87,6 +88,13 @@ def _environments(path: Path) -> list[Mapping[str, Any]]:
         if (environment := read_json(file)) not in found:
             found.append(environment)
     return found
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    found = _read_if_there(path)
+    if not isinstance(found, Mapping | None):
+        raise RunError(f"{path} is not what a run writes, an object: copy the run's folder again")
+    return found or {}
 
 
 def _read_if_there(path: Path) -> Any:

@@ -23,6 +23,7 @@ from inferalign.agency.table import Arm, Table
 from inferalign.agency.table_build import build_table
 from inferalign.core.errors import InputError, RunError
 from inferalign.core.lookup import did_you_mean
+from inferalign.core.records import differences
 from inferalign.reports.agency_run import Run, arms_of, conditions_of, read_one
 from inferalign.scorers.verdicts import ISSUES, Issue, Rubric, rubric
 
@@ -83,6 +84,7 @@ def read_evidence(
     if not judges:
         raise RunError(f"{', '.join(str(path) for path in paths)}: no verdict yet. Repeat the run to finish it.")
     common = _common_judges(runs)
+    _check_judges(runs, common)
     chosen = chosen_judge(common if panel else common[:1], judge)
     if chosen == PANEL and PANEL not in judges:
         _check_panel(stored, rubrics)
@@ -131,6 +133,40 @@ def _common_judges(runs: Sequence[Run]) -> tuple[str, ...]:
     raise InputError(f"the runs have no judge in common ({each}): have them judged by one that all share")
 
 
+def _check_judges(runs: Sequence[Run], judges: Sequence[str]) -> None:
+    """Raises `RunError` for a name under which two runs asked differently: a name is that of a model, and one model
+    may be asked in two ways. Their seeds, and dimensions that one of them lacks, may differ."""
+    for name in judges:
+        described = [(run.name, asked) for run in runs if (asked := _asked(run.config, name))]
+        for other, asked in described[1:]:
+            first, known = described[0]
+            shared = known["dimensions"].keys() & asked["dimensions"].keys()
+            sides = (known, asked)
+            one, two = ({**side, "dimensions": {key: side["dimensions"][key] for key in shared}} for side in sides)
+            if changes := list(differences(one, two)):
+                raise RunError(
+                    f"the judge {name!r} was not asked in the same way in {first} and in {other} "
+                    f"({'; '.join(changes)}): their verdicts are no pairs. Report the runs apart, or have both judged "
+                    "alike."
+                )
+
+
+def _asked(config: Mapping[str, Any], judge: str) -> dict[str, Any] | None:
+    """How a run says that it asked a judge, without seeds; None where it does not say."""
+    judges = config.get("judges")
+    described = judges.get(judge) if isinstance(judges, Mapping) else None
+    if not isinstance(described, Mapping):
+        return None
+    dimensions = described.get("dimensions")
+    return {**_seedless(described), "dimensions": dict(dimensions) if isinstance(dimensions, Mapping) else {}}
+
+
+def _seedless(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _seedless(each) for key, each in value.items() if key != "seed"}
+    return value
+
+
 def rubrics_of(runs: Sequence[Run], items: Iterable[Item]) -> dict[str, Rubric]:
     """The rubric of every dimension, as the run that used it wrote it down, else as it is shipped.
 
@@ -157,7 +193,14 @@ def _issues(config: Mapping[str, Any], dimension: str) -> dict[str, Issue] | Non
     dimensions = config.get("dimensions")
     described = dimensions.get(dimension) if isinstance(dimensions, Mapping) else None
     issues = described.get("issues") if isinstance(described, Mapping) else None
-    return {letter: Issue(**issue) for letter, issue in issues.items()} if isinstance(issues, Mapping) else None
+    if not isinstance(issues, Mapping):
+        return None
+    try:
+        return {letter: Issue(**issue) for letter, issue in issues.items()}
+    except TypeError as error:
+        raise RunError(
+            f"the issues of {dimension} in a run's config.json are not what a run writes ({error})"
+        ) from error
 
 
 def _named(runs: list[Run]) -> list[Run]:

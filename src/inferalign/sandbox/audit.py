@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from inferalign.core.errors import InputError
 from inferalign.core.files import read_json
@@ -143,7 +144,7 @@ def training_of(run: Path) -> Training | Unknown:
     weights than the run's. Raises `InputError` when the card is of another world, whose conversations this version
     cannot write again.
     """
-    name = read_json(run / "env.json").get("model")
+    name = said(run / "env.json", "model")
     card = Path(str(name)) / SANDBOX_CARD
     if name is None:
         return Unknown("the run names no model")
@@ -158,11 +159,19 @@ def training_of(run: Path) -> Training | Unknown:
             )
         case {"start": _}:
             return Unknown(f"{name} was trained on from another model")
-        case {"recipe": _} if weights_digest(str(name)) != read_json(run / "config.json")["model"].get("weights"):
+        case {"recipe": _} if weights_digest(str(name)) != said(run / "config.json", "model", "weights"):
             return Unknown(f"{name} holds other weights now than when the run was made")
         case {"recipe": {"seed": int(seed), "steps": int(steps), "batch_size": int(batch_size)}}:
             return Training(seed=seed, conversations=math.ceil(steps / curriculum.POOL) * curriculum.POOL * batch_size)
     raise InputError(f"{card} is not what `inferalign sandbox train` writes: copy the model's folder again")
+
+
+def said(file: Path, *keys: str) -> Any:
+    """What a JSON file of a run holds under nested keys; None where it lacks them. Raises `RunError` if unreadable."""
+    found = read_json(file)
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def copied(replies: Collection[str], training: Training, progress: Progress) -> set[str]:
