@@ -75,13 +75,13 @@ def test_epochs_differ_and_a_second_run_gives_the_same(llama_dir: Path) -> None:
 def test_a_retried_evaluation_goes_on_with_the_draws_of_its_own_epochs(llama_dir: Path) -> None:
     """`inspect eval-retry` keeps finished samples and asks the others in a new process, which counts from 0."""
 
+    def in_sample(api: InferalignAPI, epoch: int, sample: int) -> tuple[str, str]:
+        set_sample_state(TaskState(model="m", sample_id=sample, epoch=epoch, input="How are you?", messages=[]))
+        (output,) = say(api, "How are you?")
+        return output.metadata["prompt_id"], output.completion
+
     def drawn(api: InferalignAPI, epochs: list[int], sample: int = 1) -> list[tuple[str, str]]:
-        found = []
-        for epoch in epochs:
-            state = TaskState(model="m", sample_id=sample, epoch=epoch, input="How are you?", messages=[])
-            (output,) = contextvars.copy_context().run(lambda: (set_sample_state(state), say(api, "How are you?"))[1])
-            found.append((output.metadata["prompt_id"], output.completion))
-        return found
+        return [contextvars.copy_context().run(in_sample, api, epoch, sample) for epoch in epochs]
 
     once, first, retried = (InferalignAPI(f"sample/{llama_dir}", seed=5) for _ in range(3))
     whole = drawn(once, [1, 2, 3])
