@@ -145,7 +145,10 @@ def test_a_damaged_line_is_named(part: str, old: str, new: str, says: str, tmp_p
     ("config", "says"),
     [
         ([], "is not what a run writes, an object"),
-        ({"dimensions": {ONE[0]: {"issues": {"A": {"x": 1}}}}}, f"the issues of {ONE[0]} in a config.json are not"),
+        (
+            {"dimensions": {ONE[0]: {"issues": {"A": {"x": 1}}}}},
+            f"the issues of {ONE[0]} in a run's config.json are not",
+        ),
     ],
 )
 def test_a_damaged_config_is_named(config: object, says: str, tmp_path: Path) -> None:
