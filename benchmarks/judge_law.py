@@ -193,7 +193,12 @@ def main() -> None:
     found = {kind: rows(kind, known, jobs) for kind in situations}
     for kind, table in found.items():
         show(kind, table)
-    panels = [panel(kind, table, measure) for kind, table in found.items() for measure in MEASURES]
+    panels = [
+        panel(kind, search, table, measure)
+        for kind, table in found.items()
+        for search in GUIDED
+        for measure in MEASURES
+    ]
     figure = write_figure(args.figure or args.run / "law.svg", panels)
     facts = {kind: {name: asdict(row) for name, row in table.items()} for kind, table in found.items()}
     told = {"n": args.n, "seed": args.seed, "budget": args.budget, "figure": str(figure), "judges": facts}
@@ -216,21 +221,20 @@ def show(situation: str, table: Mapping[str, Row]) -> None:
     Console(width=200).print(shown)
 
 
-def panel(situation: str, table: Mapping[str, Row], measure: str) -> Panel:
-    """Gains in points over a measure of the judge in per cent, a line for each search and way of weakening its judge.
+def panel(situation: str, search: str, table: Mapping[str, Row], measure: str) -> Panel:
+    """Gains in points over a measure of the judge in per cent, a line for each way of weakening it.
 
     The own judge is a point by itself: it was taught by another rule than those that know less.
     """
     series = []
-    for search in GUIDED:
-        for kind in KINDS:
-            rows = [row for row in table.values() if row.kind == kind]
-            measured = [row.balanced.mean if measure == MEASURES[0] else row.auc for row in rows]
-            gains = [percent(row.by[search].minus_vanilla) for row in rows]
-            known = [(100 * x, y) for x, y in zip(measured, gains, strict=True) if x is not None]
-            series.append(Series(name=f"{search}, {kind}", x=[x for x, _ in known], y=[y for _, y in known]))
+    for kind in KINDS:
+        rows = [row for row in table.values() if row.kind == kind]
+        measured = [row.balanced.mean if measure == MEASURES[0] else row.auc for row in rows]
+        gains = [percent(row.by[search].minus_vanilla) for row in rows]
+        known = [(100 * x, y) for x, y in zip(measured, gains, strict=True) if x is not None]
+        series.append(Series(name=kind, x=[x for x, _ in known], y=[y for _, y in known]))
     return Panel(
-        title=situation.replace("_", " "),
+        title=f"{situation.replace('_', ' ')}: {search}",
         x_label=f"judge's {measure}, %",
         y_label="gain over vanilla, points",
         series=series,

@@ -105,8 +105,8 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert rain.minus_vanilla == paired_proportions({"a": True, "b": True}, {"a": False, "b": True})
     assert rain.minus_greedy == paired_proportions({"a": True, "b": True}, {"a": True, "b": True})
     assert list(row.by) == ["rain", "best-of-8"]
-    series = judge_law.panel("harmful", {"own": row}, "balanced accuracy").series
-    assert [len(line.x) for line in series] == [1, 0, 0, 1, 0, 0], "a point of either search, and no line to it"
-    assert series[0].x == series[3].x == pytest.approx([100 * 5 / 6])
+    series = judge_law.panel("harmful", "rain", {"own": row}, "balanced accuracy").series
+    assert [len(line.x) for line in series] == [1, 0, 0], "a point, and no line to it"
+    assert series[0].x == pytest.approx([100 * 5 / 6])
     assert series[0].y[0].mean == pytest.approx(50.0)
-    assert judge_law.panel("harmful", {"own": row}, "AUC").series[0].x == pytest.approx([100 * 2 / 3])
+    assert judge_law.panel("harmful", "best-of-8", {"own": row}, "AUC").series[0].x == pytest.approx([100 * 2 / 3])
