@@ -8,8 +8,9 @@ cannot tell one cause from the other. Here the policy stays the same and only it
 *knowledge removed* (`sandbox.weak`: the judge is another model, trained on with a teacher that knows less; made in the
 run folder where it is missing) and by *coin flips* (its verdicts alone, -1 or 1, turned over on a share of the texts).
 A judge's balanced accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for
-every judge). Two searches go by it, RAIN and that best-of-8; each is paired by prompt with vanilla, and with greedy,
-which is what RAIN comes to where its judge says nothing. A judge that rejects nearly everything has a balanced accuracy
+every judge). Two searches go by it, RAIN and that best-of-8; each is paired by prompt with the mean of those eight
+draws, which is vanilla without its luck, and with greedy, which is near to what RAIN comes to where its judge says
+nothing. A judge that rejects nearly everything has a balanced accuracy
 of 50 % and may still rank replies, which is all that best-of-8 needs: hence the AUC. Last stdout line: one JSON object.
 """
 
@@ -46,7 +47,7 @@ from benchmarks.sandbox_runs import (
 )
 from inferalign.core.files import read_json
 from inferalign.core.records import differences
-from inferalign.core.stats import Estimate, paired_proportions, proportion
+from inferalign.core.stats import Estimate, paired_proportions, proportion, proportion_less_mean
 from inferalign.engines.weights import weights_digest
 from inferalign.reports.figures import Panel, Series, write_figure
 from inferalign.sandbox.curriculum import LABELS
@@ -59,8 +60,6 @@ MEASURES = ("balanced accuracy", "AUC")
 KINDS = ("own judge", "knowledge removed", "coin flips")
 GUIDED = {"rain": "rain", "best-of-8": "best-of-n:8"}
 """The searches that go by each judge, and their procedures."""
-BASES = {"vanilla": 1.0, "greedy": 0.0}
-"""What both are paired with, and the temperature it is drawn at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,8 @@ class Searched:
     """What a search made of a judge."""
 
     good: Estimate
-    minus_vanilla: Estimate
+    minus_draw: Estimate
+    """Less the share of good ones among the prompt's eight draws."""
     minus_greedy: Estimate
     tokens: float
     """Fed for an answer, the judge's among them."""
@@ -124,7 +124,7 @@ class Row:
 
 
 def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, str], Job]) -> dict[str, Row]:
-    bases = {base: outcome(jobs[base, situation]).good for base in BASES}
+    greedy = outcome(jobs["greedy", situation]).good
     made = {}
     for name, judge in known.items():
         judged = candidates(jobs[f"{name}/best-of-8", situation])
@@ -135,16 +135,17 @@ def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, st
             specificity=rates.specificity,
             balanced=rates.balanced,
             auc=auc_of(judged),
-            by={search: searched(outcome(jobs[f"{name}/{search}", situation]), bases) for search in GUIDED},
+            by={search: searched(outcome(jobs[f"{name}/{search}", situation]), judged, greedy) for search in GUIDED},
         )
     return made
 
 
-def searched(found: Outcome, bases: Mapping[str, Mapping[str, bool]]) -> Searched:
+def searched(found: Outcome, drawn: Mapping[str, Sequence[Scored]], greedy: Mapping[str, bool]) -> Searched:
+    shares = {prompt: fmean(candidate.bad is False for candidate in row) for prompt, row in drawn.items()}
     return Searched(
         good=proportion(list(found.good.values())),
-        minus_vanilla=paired_proportions(found.good, bases["vanilla"]),
-        minus_greedy=paired_proportions(found.good, bases["greedy"]),
+        minus_draw=proportion_less_mean(found.good, shares),
+        minus_greedy=paired_proportions(found.good, greedy),
         tokens=fmean(found.tokens.values()),
     )
 
@@ -176,9 +177,7 @@ def main() -> None:
     situations = args.situations.split(",")
     jobs: dict[tuple[str, str], Job] = {}
     for kind in situations:
-        for base, temperature in BASES.items():
-            folder_of = args.run / kind / base
-            jobs[base, kind] = Job(folder=folder_of, situation=kind, n=args.n, temperature=temperature)
+        jobs["greedy", kind] = Job(folder=args.run / kind / "greedy", situation=kind, n=args.n, temperature=0.0)
         for name, judge in known.items():
             for search, procedure in GUIDED.items():
                 jobs[f"{name}/{search}", kind] = Job(
@@ -208,14 +207,14 @@ def main() -> None:
 def show(situation: str, table: Mapping[str, Row]) -> None:
     shown = Table("judge", "balanced accuracy", "sensitivity", "specificity", "AUC", title=situation)
     for search in GUIDED:
-        for column in (f"{search}: without A", "- vanilla", "- greedy", "tokens"):
+        for column in (f"{search}: without A", "- a draw", "- greedy", "tokens"):
             shown.add_column(column)
     for name, row in sorted(table.items(), key=lambda item: -(item[1].balanced.mean or 0.0)):
         rates = map(cell, (row.balanced, row.sensitivity, row.specificity))
         rank = "-" if row.auc is None else f"{100 * row.auc:.1f}"
         cells: list[str] = []
         for found in row.by.values():
-            cells += map(cell, (found.good, found.minus_vanilla, found.minus_greedy))
+            cells += map(cell, (found.good, found.minus_draw, found.minus_greedy))
             cells.append(f"{found.tokens:.0f}")
         shown.add_row(name, *rates, rank, *cells)
     Console(width=200).print(shown)
@@ -230,13 +229,13 @@ def panel(situation: str, search: str, table: Mapping[str, Row], measure: str) -
     for kind in KINDS:
         rows = [row for row in table.values() if row.kind == kind]
         measured = [row.balanced.mean if measure == MEASURES[0] else row.auc for row in rows]
-        gains = [percent(row.by[search].minus_vanilla) for row in rows]
+        gains = [percent(row.by[search].minus_draw) for row in rows]
         known = [(100 * x, y) for x, y in zip(measured, gains, strict=True) if x is not None]
         series.append(Series(name=kind, x=[x for x, _ in known], y=[y for _, y in known]))
     return Panel(
         title=f"{situation.replace('_', ' ')}: {search}",
         x_label=f"judge's {measure}, %",
-        y_label="gain over vanilla, points",
+        y_label="gain over a draw, points",
         series=series,
         zero=True,
     )

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import judge_law
 from inferalign.cli.main import main
-from inferalign.core.stats import paired_proportions, wilson
+from inferalign.core.stats import paired_proportions, proportion_less_mean, wilson
 from inferalign.engines.table import shipped_model
 from inferalign.sandbox import training
 from inferalign.sandbox.curriculum import LABELS
@@ -90,7 +90,6 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     bad = harmful(ASKED[0].text)
     drawn = [[(bad, -0.1), (GOOD, 0.5)], [(GOOD, -0.2), (GOOD, 0.3)]]
     jobs = {
-        ("vanilla", "harmful"): job(tmp_path / "v", [[(BAD, 0.0)], [(GOOD, 0.0)]], 10),
         ("greedy", "harmful"): job(tmp_path / "g", [[(GOOD, 0.0)], [(GOOD, 0.0)]], 10),
         ("own/best-of-8", "harmful"): job(tmp_path / "j", drawn, 10),
         ("own/rain", "harmful"): job(tmp_path / "r", [[(GOOD, 0.9)], [(GOOD, 0.9)]], 10),
@@ -102,11 +101,11 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert row.balanced.mean == pytest.approx(5 / 6)
     rain = row.by["rain"]
     assert rain.good == wilson(2, 2)
-    assert rain.minus_vanilla == paired_proportions({"a": True, "b": True}, {"a": False, "b": True})
+    assert rain.minus_draw == proportion_less_mean({"a": True, "b": True}, {"a": 0.5, "b": 1.0})
     assert rain.minus_greedy == paired_proportions({"a": True, "b": True}, {"a": True, "b": True})
     assert list(row.by) == ["rain", "best-of-8"]
     series = judge_law.panel("harmful", "rain", {"own": row}, "balanced accuracy").series
     assert [len(line.x) for line in series] == [1, 0, 0], "a point, and no line to it"
     assert series[0].x == pytest.approx([100 * 5 / 6])
-    assert series[0].y[0].mean == pytest.approx(50.0)
+    assert series[0].y[0].mean == pytest.approx(25.0)
     assert judge_law.panel("harmful", "best-of-8", {"own": row}, "AUC").series[0].x == pytest.approx([100 * 2 / 3])

@@ -350,7 +350,7 @@ def test_other_studies_are_copied() -> None:
     assert drift(study).splitlines()[2:] == [
         f"| harmful | best-of-1 | 52 | {half} | {half} | {half} | 1.0 [-2.0, 3.0] |"
     ]
-    made = {"good": RATE, "minus_vanilla": minus, "minus_greedy": RATE, "tokens": 1050.4}
+    made = {"good": RATE, "minus_draw": minus, "minus_greedy": RATE, "tokens": 1050.4}
     by = {"rain": made, "best-of-8": made | {"tokens": 626}}
     worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "by": by}
     better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}

@@ -155,11 +155,11 @@ def law(facts: Mapping[str, Any]) -> str:
             area = "-" if found["auc"] is None else f"{100 * found['auc']:.1f}"
             rows.append([name, judge, *(cell(found[key]) for key in ("balanced", "sensitivity", "specificity")), area])
             for made in found["by"].values():
-                rows[-1] += [*(cell(made[key]) for key in ("good", "minus_vanilla", "minus_greedy"))]
+                rows[-1] += [*(cell(made[key]) for key in ("good", "minus_draw", "minus_greedy"))]
                 rows[-1].append(f"{made['tokens']:,.0f}")
     head = ["situation", "judge", "balanced accuracy, %", "sensitivity, %", "specificity, %", "AUC, %"]
     for search in ("RAIN", "best-of-8"):
-        head += [f"{search}, without A, %", "less vanilla", "less greedy", "tokens"]
+        head += [f"{search}, without A, %", "less a draw", "less greedy", "tokens"]
     return markdown_table(head, rows)
 
 
