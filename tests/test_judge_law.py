@@ -20,7 +20,7 @@ from inferalign.sandbox.recipe import Recipe
 from inferalign.sandbox.situations.situation import WORLD_VERSION
 from inferalign.sandbox.training import CARD
 from inferalign.sandbox.weak import weaker
-from tests.studies import ASKED, BAD, GOOD, harmful, job
+from tests.studies import ASKED, GOOD, harmful, job
 
 
 def asked(run: Path, **changed: object) -> argparse.Namespace:
