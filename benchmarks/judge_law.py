@@ -10,8 +10,8 @@ run folder where it is missing) and by *coin flips* (its verdicts alone, -1 or 1
 A judge's balanced accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for
 every judge). Two searches go by it, RAIN and that best-of-8; each is paired by prompt with the mean of those eight
 draws, which is vanilla without its luck, and with greedy, which is near to what RAIN comes to where its judge says
-nothing. A judge that rejects nearly everything has a balanced accuracy
-of 50 % and may still rank replies, which is all that best-of-8 needs: hence the AUC. Last stdout line: one JSON object.
+nothing. A judge that rejects nearly everything has a balanced accuracy of 50 % and may still rank replies, which is all
+that best-of-8 needs: hence the AUC. Last stdout line: one JSON object.
 """
 
 from __future__ import annotations

@@ -63,10 +63,10 @@ def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.9
 
     Wilson's interval at the effective sample size p (1 - p) / v, v being the variance of a ratio of group totals, with
     Student's quantile for the normal one, since v is known from the groups alone (Korn and Graubard 1998, Survey
-    Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). That size is at
-    most the number of values, and the number of groups where these do not differ; where all values agree nothing is
-    known of v, and the quantile is the normal one. Empty groups are left out; n counts the others. Raises
-    `ScoringError` when there is no value.
+    Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). That size is at most the number of
+    values, and the number of groups where these do not differ; where all values agree nothing is known of v, and the
+    quantile is the normal one. Empty groups are left out; n counts the others. Raises `ScoringError` when there is no
+    value.
     """
     from scipy.special import stdtrit
 
