@@ -227,14 +227,18 @@ def test_paired_proportions_cover(p_a: float, p_b: float) -> None:
     assert 0.94 <= covered <= 1.0
 
 
-def test_clustered_share_of_single_values_is_wilsons_but_for_the_variances_degree_of_freedom() -> None:
-    """Groups of one: v = p (1 - p) / (n - 1), so that n - 1 values count; here 12 of 40, and Wilson at n = 39, with
-    Student's quantile for 39 degrees of freedom."""
-    found = clustered_proportion([[i < 12] for i in range(40)])
-    assert (found.mean, found.n) == (0.3, 40)
-    z2 = 2.022691**2
-    half = math.sqrt(z2) / (1 + z2 / 39) * math.sqrt(0.3 * 0.7 / 39 + z2 / (4 * 39 * 39))
-    assert found.high == pytest.approx((0.3 + z2 / 78) / (1 + z2 / 39) + half, abs=1e-6)
+def test_clustered_share_by_hand() -> None:
+    """10 of 20 pairs right in both and 4 in one: v = 20 (10 * .8^2 + 4 * .2^2 + 6 * 1.2^2) / (19 * 40^2), share .6."""
+    found = clustered_proportion([[True, True]] * 10 + [[True, False]] * 4 + [[False, False]] * 6)
+    size = 0.6 * 0.4 / (20 * (10 * 0.8**2 + 4 * 0.2**2 + 6 * 1.2**2) / (19 * 40**2))
+    assert (found.mean, found.n) == (0.6, 20)
+    t2 = 2.093024**2
+    half = math.sqrt(t2) / (1 + t2 / size) * math.sqrt(0.24 / size + t2 / (4 * size * size))
+    assert found.high == pytest.approx((0.6 + t2 / (2 * size)) / (1 + t2 / size) + half, abs=1e-6)
+
+
+def test_groups_of_one_are_no_clusters() -> None:
+    assert clustered_proportion([[i < 12] for i in range(40)]) == wilson(12, 40)
 
 
 @pytest.mark.parametrize(("groups", "each", "share"), [(5, 8, 0.7), (10, 4, 0.8)])
@@ -250,7 +254,7 @@ def test_a_clustered_share_of_few_groups_covers(groups: int, each: int, share: f
 
 
 def test_repeating_a_group_s_answer_adds_no_certainty() -> None:
-    once = clustered_proportion([[i < 12] for i in range(40)])
+    once = clustered_proportion([[i < 12] * 2 for i in range(40)])
     often = clustered_proportion([[i < 12] * 16 for i in range(40)])
     assert (often.mean, often.n) == (once.mean, once.n)
     assert (often.low, often.high) == (pytest.approx(once.low), pytest.approx(once.high))

@@ -65,8 +65,8 @@ def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.9
     Student's quantile for the normal one, since v is known from the groups alone (Korn and Graubard 1998, Survey
     Methodology 24:193-201, with Wilson's interval for Clopper and Pearson's). That size is at most the number of
     values, and the number of groups where these do not differ; where all values agree nothing is known of v, and the
-    quantile is the normal one. Empty groups are left out; n counts the others. Raises `ScoringError` when there is no
-    value.
+    quantile is the normal one. Groups of one value are no clusters: `proportion`. Empty groups are left out; n counts
+    the others. Raises `ScoringError` when there is no value.
     """
     from scipy.special import stdtrit
 
@@ -77,6 +77,8 @@ def clustered_proportion(groups: Sequence[Sequence[bool]], *, level: float = 0.9
     share = sum(map(sum, filled)) / total
     if n == 1:
         return Estimate(mean=share, low=None, high=None, n=1)
+    if total == n:
+        return wilson(sum(map(sum, filled)), n, level=level)
     squares = sum((sum(group) - share * len(group)) ** 2 for group in filled)
     variance = squares * n / (n - 1) / total**2
     if not 0 < share < 1:
