@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from inferalign.core.errors import ContextOverflow, EngineError
 from inferalign.core.seeds import uniforms
 from inferalign.core.types import Determinism, Message, RoleUsage, StopReason, TokenIds
+from inferalign.engines import drafts
 from inferalign.engines.base import Continuation, Row
 from inferalign.engines.draws import draw
 from inferalign.engines.local import LocalEngine, load_local
@@ -255,12 +256,14 @@ def test_stop_strings_cut_the_whole_marker(llama: Loaded) -> None:
     assert len(llama.chat.decode(cut)) <= text.index(marker) < len(llama.chat.decode(free[: len(cut) + 1]))
 
 
-def test_an_unlimited_answer_costs_no_memory_that_it_cannot_use(llama: Loaded) -> None:
-    """2 GB of random numbers, were there one for each token that it may have."""
+def test_an_unlimited_answer_costs_no_memory_that_it_cannot_use(llama: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     room = llama.engine.context_length
     prefix = tuple(range(1, room - 3))
-    rows = [Row(seed=1, max_new_tokens=length) for length in (4, 250_000_000)]
+    rows = [Row(seed=1, max_new_tokens=length) for length in (4, 1_000_000)]
+    made: list[int] = []
+    monkeypatch.setattr(drafts, "uniforms", lambda seed, n: (made.append(n), uniforms(seed, n))[1])
     short, long = sample(llama.engine, prefix, rows)
+    assert max(made) == 4, "numbers to draw with: no more than there is room for"
     assert short.token_ids == long.token_ids
     assert long.stop is StopReason.CONTEXT
 
