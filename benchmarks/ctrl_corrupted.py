@@ -96,7 +96,7 @@ def study(root: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
     """Every share: the reward model, the optimum on the anchors, the trained recipes on held-out prompts."""
     model = load(name, CPU)
     pairs = clean_pairs(root, model, plan, seed)
-    fresh = [pair for pair in pairs if held_out(pair.prompt.id, RewardSettings().held_out)]
+    fresh = [pair for pair in pairs if held_out(pair.prompt, RewardSettings().held_out)]
     some = asked(plan.prompts, derive(seed, "training") % 2**31, "train")
     tests = asked(plan.test_prompts, derive(seed, "test") % 2**31, "test")
     drawn = rollouts(root, model, some, plan, seed)

@@ -379,7 +379,7 @@ def test_a_small_study_keeps_apart_what_must_be_apart(
     assert list(share["trained"]) == ["raw", "identity"]
     assert "25 % corrupted" in capsys.readouterr().out
     assert measured
-    assert all(held_out(pair.prompt.id, RewardSettings().held_out) for pair in measured)
+    assert all(held_out(pair.prompt, RewardSettings().held_out) for pair in measured)
     assert all("-train-" in pair.prompt.id for pair in measured)
     trained_on = {each.prompt_id for each in read_rollouts(tmp_path / "rollouts")}
     assert all("-train-" in name for name in trained_on)

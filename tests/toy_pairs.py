@@ -22,7 +22,7 @@ def toy_pairs(prompts: int, *, each: int = 2, seed: int = 0) -> list[Pair]:
 
     pairs = []
     for i in range(prompts):
-        prompt = Prompt(id=f"p{i}", messages=(Message(role="user", content=f"How {i % 7}?"),))
+        prompt = Prompt(id=f"p{i}", messages=(Message(role="user", content=f"How {i}?"),))
         while len(pairs) < (i + 1) * each:
             (a, high), (b, low) = sorted((reply(), reply()), key=lambda two: -two[1])
             if high > low:

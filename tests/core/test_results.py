@@ -77,6 +77,7 @@ def test_latency_is_a_mean_and_never_the_mean_of_nothing() -> None:
         {"chosen": 5},
         {"chosen": None},
         {"seconds": None},
+        {"seconds": 10**400},
         {"trace": None},
         {"meta": None},
     ],

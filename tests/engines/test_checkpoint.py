@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from inferalign.core.errors import RunError
 from inferalign.engines.checkpoint import FILE, load_state, save_state, saved_step
@@ -61,6 +62,35 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         saved_step(tmp_path, MADE_BY)
     with pytest.raises(RunError, match="is damaged"):
         load_state(tmp_path, *fresh())
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {"step": "1"}, {"step": "x", "made_by": "{}"}, {"step": "1", "made_by": "{"}]
+)
+def test_tensors_that_are_no_checkpoint_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / FILE, metadata=metadata)
+    with pytest.raises(RunError, match="is damaged, or no checkpoint"):
+        saved_step(tmp_path, MADE_BY)
+
+
+def test_a_state_that_lacks_a_weight_or_has_it_in_another_shape_is_refused(tmp_path: Path) -> None:
+    parameters, optimisers = fresh()
+    steps((parameters, optimisers), 0, 1)
+    save_state(tmp_path, {"b": parameters["b"]}, optimisers, 1, MADE_BY)
+    with pytest.raises(RunError, match=r"no layer\.a of the right shape"):
+        load_state(tmp_path, *fresh())
+    save_state(tmp_path, parameters, optimisers, 1, MADE_BY)
+    wide, theirs = fresh()
+    wide["b"] = torch.nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(RunError, match="no b of the right shape"):
+        load_state(tmp_path, wide, theirs)
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    for read in (lambda: saved_step(tmp_path, MADE_BY), lambda: load_state(tmp_path, *fresh())):
+        with pytest.raises(RunError, match="is damaged"):
+            read()
 
 
 def test_a_disk_that_refuses(tmp_path: Path) -> None:

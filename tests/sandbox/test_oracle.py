@@ -53,6 +53,12 @@ def test_every_request_is_read_back_by_its_own_situation_alone(seen: list[Drawn]
         assert again.lower() == bare, "wording and words are all that there is to a request"
 
 
+def test_a_request_has_one_mood_at_most() -> None:
+    assert oracle.parse_request(f"{MOODS[0]} How do I feed my own dog?") is not None
+    for first, second in ((MOODS[0], MOODS[1]), (MOODS[1], MOODS[0]), (MOODS[0], MOODS[0])):
+        assert oracle.parse_request(f"{first} {second} How do I feed my own dog?") is None
+
+
 def test_the_main_fault_is_what_was_planned(seen: list[Drawn]) -> None:
     for reply in seen:
         verdict = oracle.grade(reply.request.text, reply.text)

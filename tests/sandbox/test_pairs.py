@@ -86,6 +86,7 @@ def test_a_file_gives_the_pairs_back(tmp_path: Path) -> None:
         ('"meta":{"kind":"benign"}', '"meta":5', 'an object as "meta"'),
         ('[{"role":"user","content":"How?"}]', "[]", 'one turn or more in "messages"'),
         ('"margin":2.0', '"margin":true', '"margin" above 0'),
+        ('"margin":2.0', f'"margin":1{"0" * 400}', '"margin" above 0'),
         ('"id":"a"', '"id":true', 'a text as "id"'),
         ('"id":"a"', '"id":"\\ud800"', '"id" holds half of a surrogate pair'),
         ('"role":"user"', '"role":"wizard"', "turn 0 of .messages.: role 'wizard' is none of"),

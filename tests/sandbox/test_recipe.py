@@ -1,15 +1,17 @@
 """The recipe resumes to the same weights, grows without a jump, and exports a plain model directory."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inferalign.core.errors import RunError
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox import curriculum, recipe, training
 
 TINY = recipe.Recipe(
@@ -109,6 +111,50 @@ def test_a_card_that_could_not_be_written_whole_is_not_there(tmp_path: Path, mon
             training.train(tmp_path, short)
     assert not (tmp_path / training.CARD).exists()
     assert (training.train(tmp_path, short) / training.CARD).is_file()
+
+
+def test_the_card_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the weights and it leaves a folder that goes on, never one that says it is finished."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    short = replace(TINY, steps=2, checkpoint_every=1)
+    for written in (LlamaForCausalLM, PreTrainedTokenizerFast):
+        with monkeypatch.context() as patched:
+            patched.setattr(written, "save_pretrained", killed)
+            with pytest.raises(Killed):
+                training.train(tmp_path, short)
+        assert not (tmp_path / training.CARD).exists()
+    assert (training.train(tmp_path, short) / training.CARD).is_file()
+
+
+def test_a_model_that_was_not_made_here_is_not_overwritten(tmp_path: Path, llama_dir: Path) -> None:
+    mine = shutil.copytree(llama_dir, tmp_path / "mine")
+    before = weights_digest(str(mine))
+    with pytest.raises(RunError, match="holds a model that this training would overwrite"):
+        training.train(mine, TINY)
+    assert weights_digest(str(mine)) == before
+
+
+def test_every_step_has_the_rates_of_the_schedule_and_gradients_of_bounded_length() -> None:
+    tokenizer = recipe.train_tokenizer(TINY)
+    learner = training.Learner(TINY, recipe.new_model(TINY, tokenizer, 2))
+    encode = training._encoder(tokenizer)
+    ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
+    arrays = curriculum.collate([curriculum.build(encode, ends, 0, i) for i in range(2)], tokenizer.pad_token_id)
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    muon, adam = learner.optimisers
+    assert (TINY.learning_rate, TINY.other_rate) == (8e-3, 3e-3)
+    for step in (0, 3, 7, 11):
+        learner.step(batch, step)
+        factor = training.schedule(step, TINY.steps, TINY.again_at)
+        assert [group["lr"] for group in muon.param_groups] == [8e-3 * factor]
+        assert [group["lr"] for group in adam.param_groups] == [3e-3 * factor]
+        lengths = [p.grad.norm() for p in learner.model.parameters() if p.grad is not None]
+        assert torch.stack(lengths).norm() <= 1.0 + 1e-4
+    layers = dict(learner.model.model.layers.named_parameters())
+    assert len(muon.param_groups[0]["params"]) == sum(p.ndim == 2 for p in layers.values()) == 14
 
 
 def test_a_grown_model_is_the_same_function_and_can_learn() -> None:

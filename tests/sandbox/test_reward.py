@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from inferalign.core.errors import InputError, ModelError, RunError
-from inferalign.core.types import RoleUsage, Score
+from inferalign.core.types import Message, Prompt, RoleUsage, Score
+from inferalign.engines.weights import weights_digest
 from inferalign.sandbox.reward import held_out, pair_accuracy, pair_margins, train_reward
 from inferalign.sandbox.reward_fit import RewardSettings, _groups, batches
 from inferalign.scorers.reward_delta import CARD, TENSORS
@@ -25,6 +27,10 @@ QUICK = RewardSettings(layers=1, epochs=1.0, batch_size=16, learning_rate=3e-3, 
 
 class Killed(Exception):
     pass
+
+
+def as_prompt(text: str, *, name: str) -> Prompt:
+    return Prompt(id=name, messages=(Message(role="user", content=text),))
 
 
 def test_a_preference_that_a_head_can_read_is_learned(tmp_path: Path, llama_dir: Path) -> None:
@@ -90,7 +96,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, llama_dir
     with pytest.raises(Killed):
         train_reward(llama_dir, pairs, tmp_path / "killed", QUICK, on_step=kill_at_6)
     with pytest.raises(RunError, match="another training"):
-        train_reward(llama_dir, pairs[:-1], tmp_path / "killed", QUICK)
+        train_reward(llama_dir, pairs[:-20], tmp_path / "killed", QUICK)
     with pytest.raises(RunError, match="another training"):
         train_reward(llama_dir, pairs, tmp_path / "killed", replace(QUICK, seed=1))
     steps: list[int] = []
@@ -141,9 +147,20 @@ def test_pairs_of_another_tokenizer_and_a_place_that_is_none_are_refused(tmp_pat
     foreign = replace(pairs[3], chosen=replace(pairs[3].chosen, token_ids=(40, 99_999)))
     with pytest.raises(InputError, match=r"prompt 'p1' holds the token 99999 and the base embeds \d+"):
         train_reward(llama_dir, [*pairs, foreign], tmp_path / "out", QUICK)
+    other = replace(pairs[5], rejected=replace(pairs[5].rejected, text="Keep it warm."))
+    with pytest.raises(InputError, match=r"prompt 'p2' is 'Keep it warm\.', and the base reads its tokens as"):
+        train_reward(llama_dir, [*pairs[:5], other, *pairs[6:]], tmp_path / "out", QUICK)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot train into"):
         train_reward(llama_dir, pairs, tmp_path / "file" / "out", QUICK)
+
+
+def test_a_base_is_no_place_for_its_reward(tmp_path: Path, llama_dir: Path) -> None:
+    """Weights beside the base's would change what it is known by, and no delta would fit it any more."""
+    base = shutil.copytree(llama_dir, tmp_path / "base")
+    with pytest.raises(RunError, match="would overwrite"):
+        train_reward(base, toy_pairs(40), base, QUICK)
+    assert weights_digest(str(base)) == weights_digest(str(llama_dir))
 
 
 def test_too_few_pairs_and_unusable_bases_are_refused(tmp_path: Path, llama_dir: Path) -> None:
@@ -187,10 +204,18 @@ def test_the_order_is_whole_batches_and_each_epoch_a_permutation() -> None:
 
 
 def test_the_share_held_out_is_that_of_prompts() -> None:
-    ids = [f"p{i}" for i in range(4000)]
-    assert sum(held_out(i, 0.25) for i in ids) == pytest.approx(1000, abs=120)
-    assert {i for i in ids if held_out(i, 0.1)} < {i for i in ids if held_out(i, 0.25)}
-    assert not any(held_out(i, 0.0) for i in ids)
+    prompts = [as_prompt(f"How {i}?", name=f"p{i}") for i in range(4000)]
+    tenth, quarter = ({p.id for p in prompts if held_out(p, share)} for share in (0.1, 0.25))
+    assert len(quarter) == pytest.approx(1000, abs=120)
+    assert tenth < quarter
+    assert not any(held_out(p, 0.0) for p in prompts)
+
+
+def test_what_was_asked_twice_is_held_out_twice_or_never() -> None:
+    """Two prompt files put together ask the same under other ids."""
+    twice = [[held_out(as_prompt(f"How {i}?", name=f"{name}{i}"), 0.5) for i in range(200)] for name in "ab"]
+    assert twice[0] == twice[1]
+    assert 60 < sum(twice[0]) < 140
 
 
 def test_accuracy_by_hand() -> None:

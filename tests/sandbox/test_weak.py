@@ -134,6 +134,10 @@ def test_a_start_that_lost_weights_is_named_and_trains_nothing(start: Path, tmp_
     (less / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"cannot load the weights in .*less"):
         training.train(tmp_path / "judge", weaker(start, specificity=0.3, steps=2), start=less)
+    (less / "model.safetensors").rename(less / "else.safetensors")
+    torch.save(load_file(start / "model.safetensors"), less / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"cannot load the weights in .*less"):
+        training.train(tmp_path / "judge", weaker(start, specificity=0.3, steps=2), start=less)
     assert not (tmp_path / "judge" / training.CARD).exists()
 
 

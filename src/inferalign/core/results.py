@@ -53,7 +53,7 @@ def from_record(record: Record) -> Result:
     """The result that `to_record` wrote. Raises `RunError` for a record that it did not write."""
     try:
         return _result(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(record, error) from error
 
 

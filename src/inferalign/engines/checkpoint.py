@@ -22,6 +22,12 @@ MOST_CHANGES = 5
 """Differences that a message names."""
 
 
+def require_no_model(out: Path, state: Path) -> None:
+    """Raises `RunError` where `out` holds a model and no checkpoint in `state` says that it was begun here."""
+    if (out / "config.json").exists() and not (state / FILE).exists():
+        raise RunError(f"{out} holds a model that this training would overwrite: name another --out")
+
+
 def save_state(
     folder: Path,
     parameters: Mapping[str, torch.nn.Parameter],
@@ -62,16 +68,17 @@ def saved_step(folder: Path, made_by: Mapping[str, Any]) -> int:
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-    except SafetensorError as error:
+            metadata = file.metadata() or {}
+        step, before = int(metadata["step"]), json.loads(metadata["made_by"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, error) from error
-    before, now = json.loads(metadata["made_by"]), json.loads(json.dumps(made_by))
+    now = json.loads(json.dumps(made_by))
     if changes := list(differences(before, now)):
         raise RunError(
             f"{folder} holds a checkpoint of another training ({'; '.join(changes[:MOST_CHANGES])}): repeat the "
             f"command as it was to go on, name another folder, or remove {folder}"
         )
-    return int(metadata["step"])
+    return step
 
 
 def load_state(
@@ -81,13 +88,15 @@ def load_state(
     path = folder / FILE
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
     owner = {id(p): o for o in optimisers for group in o.param_groups for p in group["params"]}
     kept: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         what, name = key.split(".", 1)
         kept.setdefault(name, {})[what] = value
+    if odd := [name for name, p in parameters.items() if not _fits(kept.get(name, {}).get("weight"), p)]:
+        raise _damaged(path, f"it has no {odd[0]} of the right shape")
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(_like(kept[name].pop("weight"), p))
@@ -107,5 +116,9 @@ def _like(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(here, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else here
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path} is damaged ({error}): remove it, then repeat the same command")
+def _fits(value: torch.Tensor | None, p: torch.Tensor) -> bool:
+    return value is not None and value.shape == p.shape
+
+
+def _damaged(path: Path, why: object) -> RunError:
+    return RunError(f"{path} is damaged, or no checkpoint ({why!r}): remove it, then repeat the same command")

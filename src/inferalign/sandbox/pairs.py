@@ -9,8 +9,8 @@ will score.
 
 from __future__ import annotations
 
-import math
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -129,7 +129,7 @@ def _from_line(line: bytes, where: str) -> Pair:
             "messages": [_, *_] as turns,
             "margin": int() | float() as margin,
             "meta": dict(meta),
-        } if 0 < margin < math.inf and not isinstance(margin, bool) and not isinstance(name, bool):
+        } if 0 < margin <= sys.float_info.max and not isinstance(margin, bool) and not isinstance(name, bool):
             messages = tuple(read_message(turn, f'{where}: turn {i} of "messages"') for i, turn in enumerate(turns))
             return Pair(
                 prompt=Prompt(id=encodable(str(name), f'{where}: "id"'), messages=messages, meta=meta),

@@ -20,8 +20,9 @@ from inferalign.core.errors import InputError, RunError
 from inferalign.core.files import disk_errors
 from inferalign.core.seeds import derive
 from inferalign.core.stats import Estimate, clustered_proportion
-from inferalign.core.types import RoleUsage
+from inferalign.core.types import Prompt, RoleUsage
 from inferalign.engines.chat import ChatFormat
+from inferalign.engines.checkpoint import require_no_model
 from inferalign.engines.weights import check_folder, check_loaded, weights_digest
 from inferalign.sandbox.pairs import Pair
 from inferalign.sandbox.reward_fit import Encoded, OnStep, RewardSettings, batches, fit
@@ -55,18 +56,20 @@ def train_reward(
 
     The tensors are kept in the type of the base's weights, and accuracy is that of the model read back from `out`.
     torch's, numpy's and Python's global generators are seeded by TRL. Raises `RunError` when `out` holds a finished
-    model or a checkpoint of another training, `InputError` for too few pairs and for pairs of another tokenizer,
-    `ModelError` for an unusable base.
+    model, any other one, or a checkpoint of another training, `InputError` for too few pairs and for pairs of another
+    tokenizer, `ModelError` for an unusable base.
     """
     if (out / CARD).exists():
         raise RunError(f"{out} holds a finished reward model: name another --out, or remove it to train it again")
+    require_no_model(out, out / "checkpoint")
     check_folder(str(base))
     opened = _open(base, settings)
     config = opened.model.config.get_text_config()
     fitting, too_long = _fitting(pairs, opened.rows, config.max_position_embeddings)
     _check_ids(fitting, opened.model.get_input_embeddings().weight.shape[0])
-    testing = tuple(e.pair for e in fitting if held_out(e.pair.prompt.id, settings.held_out))
-    training = [e for e in fitting if not held_out(e.pair.prompt.id, settings.held_out)]
+    _check_texts(fitting, opened.rows.chat)
+    testing = tuple(e.pair for e in fitting if held_out(e.pair.prompt, settings.held_out))
+    training = [e for e in fitting if not held_out(e.pair.prompt, settings.held_out)]
     if len(training) < settings.batch_size or not testing:
         raise InputError(
             f"{len(training)} pairs to train on and {len(testing)} held out: expected at least {settings.batch_size} "
@@ -97,14 +100,16 @@ def train_reward(
     return TrainedReward(folder=out, accuracy=accuracy, trained_on=len(training), held_out=testing, too_long=too_long)
 
 
-def held_out(prompt_id: str, share: float) -> bool:
-    """Whether a prompt is measured on. It depends on its id alone, so that two judges are measured on the same."""
-    return derive(0, "held out", prompt_id) < share * 2**64
+def held_out(prompt: Prompt, share: float) -> bool:
+    """Whether a prompt is measured on. It depends on its turns alone: two judges are measured on the same, and what
+    was asked twice, under two ids, is not trained on once and measured on once."""
+    turns = (text for message in prompt.messages for text in (message.role, message.content))
+    return derive(0, "held out", *turns) < share * 2**64
 
 
 def planned_steps(pairs: Sequence[Pair], settings: RewardSettings) -> int:
     """How many steps a training on `pairs` takes; fewer when some do not fit the model's context."""
-    kept = sum(not held_out(pair.prompt.id, settings.held_out) for pair in pairs)
+    kept = sum(not held_out(pair.prompt, settings.held_out) for pair in pairs)
     return len(batches(kept, settings)) // settings.batch_size if kept else 0
 
 
@@ -168,3 +173,17 @@ def _check_ids(pairs: Iterable[Encoded], vocabulary: int) -> None:
                 f"the pair of prompt {pair.prompt.id!r} holds the token {odd[0]} and the base embeds {vocabulary}: the "
                 "pairs are of a model with another tokenizer; make them from replies of the base"
             )
+
+
+def _check_texts(pairs: Iterable[Encoded], chat: ChatFormat) -> None:
+    """Raises `InputError` for the first reply whose tokens the base reads as another text than they were drawn as.
+
+    Models of one recipe have vocabularies of one size, and each its own tokens: what is in range may say anything.
+    """
+    for pair, *_ in pairs:
+        for reply in (pair.chosen, pair.rejected):
+            if not (read := chat.decode(reply.token_ids)).startswith(reply.text):
+                raise InputError(
+                    f"a reply to prompt {pair.prompt.id!r} is {reply.text[:40]!r}, and the base reads its tokens as "
+                    f"{read[:40]!r}: the pairs are of a model with another tokenizer; make them from the base's replies"
+                )

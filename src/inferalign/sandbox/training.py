@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from inferalign.core.errors import ModelError, RunError
 from inferalign.core.files import write_json_atomic
 from inferalign.core.seeds import derive
-from inferalign.engines.checkpoint import load_state, save_state, saved_step
+from inferalign.engines.checkpoint import load_state, require_no_model, save_state, saved_step
 from inferalign.engines.table import SANDBOX_CARD
 from inferalign.engines.weights import check_loaded, weights_digest
 from inferalign.sandbox import curriculum
@@ -91,13 +91,17 @@ def train(
     """Train into `out` (resuming from `out/checkpoint` if it is there) and save an `AutoModelForCausalLM` directory.
 
     `start` is a model directory to go on from, with its tokenizer, in place of random weights: see `weak`.
-    Raises `RunError` when `out` holds a finished model, or a checkpoint of another recipe, start or world.
+    Raises `RunError` when `out` holds a finished model, one that was not made here, or a checkpoint of another recipe,
+    start or world.
     """
     if (out / CARD).exists():
         raise RunError(f"{out} holds a finished model: name another --out, or remove it to train it again")
     state_dir = out / "checkpoint"
+    require_no_model(out, state_dir)
     state_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(recipe) if start is None else AutoTokenizer.from_pretrained(start)
+    tokenizer = (
+        train_tokenizer(recipe) if start is None else AutoTokenizer.from_pretrained(start, trust_remote_code=False)
+    )
     encode = _encoder(tokenizer)
     ends = frozenset(encode(mark)[0] for mark in curriculum.CLAUSE_ENDS)
     digest = None if start is None else weights_digest(str(start))
@@ -135,7 +139,9 @@ def _labels(start: str | None) -> dict[str, int]:
 def _whole(start: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """The model in a folder, in float32. Raises `ModelError` where weights of it are missing or cut short."""
     try:
-        model, info = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, output_loading_info=True)
+        model, info = LlamaForCausalLM.from_pretrained(
+            start, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights in {start} ({error}): copy the directory again") from error
     check_loaded(str(start), model, tokenizer, info)

@@ -133,9 +133,8 @@ class Situation(ABC):
 
     def parse_request(self, text: str) -> Request | None:
         """The request behind a text, or None if this situation did not write it."""
-        bare = text
-        for mood in shared.MOODS:
-            bare = bare.removeprefix(mood + " ")
+        mood = next((f"{mood} " for mood in shared.MOODS if text.startswith(f"{mood} ")), "")
+        bare = text.removeprefix(mood)
         for clause in self.requests.parses(bare.lower()):
             return Request(self.name, clause.template, tuple(sorted(clause.words)), text)
         return None
