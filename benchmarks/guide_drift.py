@@ -96,6 +96,18 @@ def of_k(job: Job, most: int) -> list[Strength]:
     return made
 
 
+def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
+    """The strongest best-of-N (`most`), and RAIN by its budget, in each situation."""
+    made: dict[str, dict[str, Job]] = {}
+    for kind in args.situations.split(","):
+        common = {"situation": kind, "n": args.n, "scorer": guide(kind)}
+        made[kind] = {"most": Job(folder=args.run / kind / "most", procedure=f"best-of-n:{args.most}", **common)}
+        for text in args.budgets.split(","):
+            folder = args.run / kind / f"rain-{text.replace('/', '-')}"
+            made[kind][text] = Job(folder=folder, procedure="rain", rain=budget(text), **common)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
@@ -108,16 +120,10 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=None)
     args = parser.parse_args()
     budgets = args.budgets.split(",")
-    jobs: dict[str, dict[str, Job]] = {}
-    for kind in args.situations.split(","):
-        common = {"situation": kind, "n": args.n, "scorer": guide(kind)}
-        jobs[kind] = {"most": Job(folder=args.run / kind / "most", procedure=f"best-of-n:{args.most}", **common)}
-        for text in budgets:
-            folder = args.run / kind / f"rain-{text.replace('/', '-')}"
-            jobs[kind][text] = Job(folder=folder, procedure="rain", rain=budget(text), **common)
-    carry_out(args.run, [job for arms in jobs.values() for job in arms.values()], args.model, args.seed)
+    made = jobs(args)
+    carry_out(args.run, [job for arms in made.values() for job in arms.values()], args.model, args.seed)
     found: dict[str, dict[str, list[Strength]]] = {}
-    for kind, arms in jobs.items():
+    for kind, arms in made.items():
         searched = {text: outcome(arms[text]) for text in budgets}
         found[kind] = {
             "best-of-k": of_k(arms["most"], args.most),

@@ -10,8 +10,8 @@ run folder where it is missing) and by *coin flips* (its verdicts alone, -1 or 1
 A judge's balanced accuracy is measured on the policy's own whole replies (the candidates of best-of-8, the same for
 every judge). Two searches go by it, RAIN and that best-of-8; each is paired by prompt with the mean of those eight
 draws, which is vanilla without its luck, and with greedy, which is near to what RAIN comes to where its judge says
-nothing. A judge that rejects nearly everything has a balanced accuracy of 50 % and may still rank replies, which is all
-that best-of-8 needs: hence the AUC. Last stdout line: one JSON object.
+nothing. A judge that rejects nearly everything has a balanced accuracy of 50 % and may still rank the replies to a
+prompt, which is all that best-of-8 needs: hence the AUC inside prompts. Last stdout line: one JSON object.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from benchmarks.sandbox_runs import (
 )
 from inferalign.core.files import read_json
 from inferalign.core.records import differences
-from inferalign.core.stats import Estimate, paired_proportions, proportion, proportion_less_mean
+from inferalign.core.stats import Estimate, mean_interval, paired_proportions, proportion, proportion_less_mean
 from inferalign.engines.weights import weights_digest
 from inferalign.reports.figures import Panel, Series, write_figure
 from inferalign.sandbox.curriculum import LABELS
@@ -117,10 +117,28 @@ class Row:
     sensitivity: Estimate
     specificity: Estimate
     balanced: Estimate
-    auc: float | None
-    """The chance that a good reply scores above a bad one, over all pairs; None where a class is empty."""
+    auc: Estimate
+    """The chance that of a good and a bad reply to one prompt the good one scores higher."""
     by: Mapping[str, Searched]
     """Either search."""
+
+
+def jobs(args: argparse.Namespace, known: Mapping[str, Judge]) -> dict[tuple[str, str], Job]:
+    """Greedy decoding and every search by every judge, by name and situation."""
+    made = {}
+    for kind in args.situations.split(","):
+        made["greedy", kind] = Job(folder=args.run / kind / "greedy", situation=kind, n=args.n, temperature=0.0)
+        for name, judge in known.items():
+            for search, procedure in GUIDED.items():
+                made[f"{name}/{search}", kind] = Job(
+                    folder=args.run / kind / name / search,
+                    situation=kind,
+                    n=args.n,
+                    procedure=procedure,
+                    scorer=guide(kind, judge.more),
+                    rain=budget(args.budget) if procedure == "rain" else {},
+                )
+    return made
 
 
 def rows(situation: str, known: Mapping[str, Judge], jobs: Mapping[tuple[str, str], Job]) -> dict[str, Row]:
@@ -150,13 +168,19 @@ def searched(found: Outcome, drawn: Mapping[str, Sequence[Scored]], greedy: Mapp
     )
 
 
-def auc_of(found: Mapping[str, Sequence[Scored]]) -> float | None:
-    scored = [s for row in found.values() for s in row if s.bad is not None and s.value is not None]
-    good = np.array([s.value for s in scored if not s.bad])
-    bad = np.array([s.value for s in scored if s.bad])
-    if not len(good) or not len(bad):
-        return None
-    return auc(good, bad)
+def auc_of(found: Mapping[str, Sequence[Scored]]) -> Estimate:
+    """The mean AUC of the prompts that have replies of both kinds.
+
+    Pairs across prompts are left out: a judge that knows how hard a request is and reads no reply would order many of
+    them, and no best-of-N would gain by it.
+    """
+    inside = []
+    for row in found.values():
+        good = np.array([s.value for s in row if s.bad is False and s.value is not None])
+        bad = np.array([s.value for s in row if s.bad is True and s.value is not None])
+        if len(good) and len(bad):
+            inside.append(auc(good, bad))
+    return mean_interval(inside) if inside else Estimate.empty()
 
 
 def main() -> None:
@@ -174,22 +198,9 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(str(files("inferalign.sandbox"))) / "model" if args.model == "sandbox" else Path(args.model)
     known = judges(args, folder)
-    situations = args.situations.split(",")
-    jobs: dict[tuple[str, str], Job] = {}
-    for kind in situations:
-        jobs["greedy", kind] = Job(folder=args.run / kind / "greedy", situation=kind, n=args.n, temperature=0.0)
-        for name, judge in known.items():
-            for search, procedure in GUIDED.items():
-                jobs[f"{name}/{search}", kind] = Job(
-                    folder=args.run / kind / name / search,
-                    situation=kind,
-                    n=args.n,
-                    procedure=procedure,
-                    scorer=guide(kind, judge.more),
-                    rain=budget(args.budget) if procedure == "rain" else {},
-                )
-    carry_out(args.run, list(jobs.values()), args.model, args.seed)
-    found = {kind: rows(kind, known, jobs) for kind in situations}
+    made = jobs(args, known)
+    carry_out(args.run, list(made.values()), args.model, args.seed)
+    found = {kind: rows(kind, known, made) for kind in args.situations.split(",")}
     for kind, table in found.items():
         show(kind, table)
     panels = [
@@ -210,13 +221,12 @@ def show(situation: str, table: Mapping[str, Row]) -> None:
         for column in (f"{search}: without A", "- a draw", "- greedy", "tokens"):
             shown.add_column(column)
     for name, row in sorted(table.items(), key=lambda item: -(item[1].balanced.mean or 0.0)):
-        rates = map(cell, (row.balanced, row.sensitivity, row.specificity))
-        rank = "-" if row.auc is None else f"{100 * row.auc:.1f}"
+        rates = map(cell, (row.balanced, row.sensitivity, row.specificity, row.auc))
         cells: list[str] = []
         for found in row.by.values():
             cells += map(cell, (found.good, found.minus_draw, found.minus_greedy))
             cells.append(f"{found.tokens:.0f}")
-        shown.add_row(name, *rates, rank, *cells)
+        shown.add_row(name, *rates, *cells)
     Console(width=200).print(shown)
 
 
@@ -228,7 +238,7 @@ def panel(situation: str, search: str, table: Mapping[str, Row], measure: str) -
     series = []
     for kind in KINDS:
         rows = [row for row in table.values() if row.kind == kind]
-        measured = [row.balanced.mean if measure == MEASURES[0] else row.auc for row in rows]
+        measured = [(row.balanced if measure == MEASURES[0] else row.auc).mean for row in rows]
         gains = [percent(row.by[search].minus_draw) for row in rows]
         known = [(100 * x, y) for x, y in zip(measured, gains, strict=True) if x is not None]
         series.append(Series(name=kind, x=[x for x, _ in known], y=[y for _, y in known]))

@@ -49,6 +49,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
+    """The best-of-N that is read off (`most`), and RAIN without each of its parts, in each situation."""
+    made: dict[str, dict[str, Job]] = {}
+    for kind in args.situations.split(","):
+        common = {"situation": kind, "n": args.n, "scorer": guide(kind)}
+        made[kind] = {"most": Job(folder=args.run / kind / "most", procedure=f"best-of-n:{args.most}", **common)}
+        for name, changed in ABLATIONS.items():
+            folder = args.run / kind / name.replace(" ", "-").replace("=", "is")
+            made[kind][name] = Job(folder=folder, procedure="rain", rain=budget(args.budget) | changed, **common)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
@@ -59,15 +71,9 @@ def main() -> None:
     parser.add_argument("--budget", default="50/15/6")
     parser.add_argument("--most", type=int, default=64, help="candidates of the best-of-N that is read off")
     args = parser.parse_args()
-    jobs: dict[str, dict[str, Job]] = {}
-    for kind in args.situations.split(","):
-        common = {"situation": kind, "n": args.n, "scorer": guide(kind)}
-        jobs[kind] = {"most": Job(folder=args.run / kind / "most", procedure=f"best-of-n:{args.most}", **common)}
-        for name, changed in ABLATIONS.items():
-            folder = args.run / kind / name.replace(" ", "-").replace("=", "is")
-            jobs[kind][name] = Job(folder=folder, procedure="rain", rain=budget(args.budget) | changed, **common)
-    carry_out(args.run, [job for arms in jobs.values() for job in arms.values()], args.model, args.seed)
-    facts = {kind: situation_facts(arms, args.most) for kind, arms in jobs.items()}
+    made = jobs(args)
+    carry_out(args.run, [job for arms in made.values() for job in arms.values()], args.model, args.seed)
+    facts = {kind: situation_facts(arms, args.most) for kind, arms in made.items()}
     for kind, told in facts.items():
         show(kind, told)
     finish({"n": args.n, "seed": args.seed, "budget": args.budget, "situations": facts}, args.model)

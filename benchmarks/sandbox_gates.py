@@ -119,7 +119,7 @@ async def judge_reply(scorer: SelfEval, result: Result) -> list[Judged]:
 def judge_facts(found: list[Judged]) -> dict[str, object]:
     """Sensitivity to the bad class, specificity, balanced accuracy, AUC, flips; no more than counts of an empty class.
 
-    texts: those that were scored.
+    texts: those that were scored. auc_rejected: of the good ones that are called bad against the bad ones.
     """
     judged = [j for j in found if j.margin is not None]
     counts = {"texts": len(judged), "unscored": len(found) - len(judged)}
@@ -133,6 +133,7 @@ def judge_facts(found: list[Judged]) -> dict[str, object]:
         "sensitivity": asdict(by_prompt([(j.prompt, j.margin <= 0) for j in judged if j.bad])),
         "balanced": (float((bad <= 0).mean()) + float((good > 0).mean())) / 2,
         "auc": auc(good, bad),
+        "auc_rejected": auc(good[good <= 0], bad) if (good <= 0).any() else None,
         "majority": max(len(bad), len(good)) / len(judged),
         "accuracy": (float((bad <= 0).sum()) + float((good > 0).sum())) / len(judged),
         "flips": sum(j.flipped for j in judged) / len(judged),

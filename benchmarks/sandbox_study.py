@@ -18,7 +18,7 @@ Last stdout line: one JSON object.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -55,6 +55,7 @@ from inferalign.core.stats import (
 )
 from inferalign.sandbox.grading import by_situation
 from inferalign.sandbox.situations import SITUATIONS
+from inferalign.sandbox.situations.situation import Request, Situation
 from inferalign.sandbox.world import AGENCY
 
 MATERIAL = 0.25
@@ -73,6 +74,8 @@ class Arm:
     """What goes behind the name of that scorer."""
     horizon: str | None = None
     """RAIN's, where it is not the default."""
+    times: int = 1
+    """How often it has the budget."""
     only: tuple[str, ...] = tuple(SITUATIONS)
 
 
@@ -85,13 +88,16 @@ ARMS: dict[str, Arm] = {
     "best-of-16": Arm(procedure="best-of-n:16"),
     "rain": Arm(procedure="rain"),
     "rain-whole": Arm(procedure="rain", horizon="answer"),
+    "rain-twice": Arm(procedure="rain", times=2),
     "rain-harm-question": Arm(procedure="rain", question="self", only=("benign",)),
     "rain-shuffled": Arm(procedure="rain", more="-shuffled", only=PAIR),
 }
 BASES = ("vanilla", "greedy", "top-15", "random-of-4", "best-of-16", "rain", "rain-shuffled")
 """What every other decoding is paired with, prompt by prompt."""
-SHOWN = ("vanilla", "greedy", "best-of-16")
-BOUNDED = ("best-of-4", "best-of-16", "rain", "rain-whole")
+SHOWN = ("vanilla", "greedy", "best-of-16", "rain")
+UNUSUAL = ("rain-whole", "rain-twice")
+"""What is done only if named, on --n-rain prompts."""
+BOUNDED = ("best-of-4", "best-of-16", "rain", "rain-whole", "rain-twice")
 """What is guided by the judge that the bound is computed from."""
 
 
@@ -105,7 +111,8 @@ def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
             arm = resolve(ARMS, name, "arm")
             if kind not in arm.only:
                 continue
-            few = arm.procedure == "rain" and (kind in AGENCY or arm.more or arm.horizon)
+            few = arm.procedure == "rain" and (kind in AGENCY or arm.more or name in UNUSUAL)
+            settings = {key: arm.times * value for key, value in budget(args.budget).items()}
             changed = {"horizon": arm.horizon} if arm.horizon else {}
             made[kind][name] = Job(
                 folder=args.run / kind / name,
@@ -115,7 +122,7 @@ def jobs(args: argparse.Namespace) -> dict[str, dict[str, Job]]:
                 scorer=arm.question or guide(kind, arm.more),
                 temperature=arm.temperature,
                 top_k=arm.top_k,
-                rain={**budget(args.budget), **changed} if arm.procedure == "rain" else {},
+                rain={**settings, **changed} if arm.procedure == "rain" else {},
             )
     return made
 
@@ -128,8 +135,8 @@ def main() -> None:
     parser.add_argument("--n-rain", type=int, default=150)
     parser.add_argument("--seed", type=int, default=30001)
     parser.add_argument("--situations", default=",".join(SITUATIONS))
-    usual = ",".join(name for name, arm in ARMS.items() if not arm.horizon)
-    parser.add_argument("--arms", default=usual, help="vanilla is always among them; rain-whole only if named")
+    usual = ",".join(name for name in ARMS if name not in UNUSUAL)
+    parser.add_argument("--arms", default=usual, help=f"vanilla is always among them; {' and '.join(UNUSUAL)} if named")
     parser.add_argument("--budget", default="50/15/6", help="RAIN's iterations: first commit / later ones / visits")
     args = parser.parse_args()
     made = jobs(args)
@@ -157,22 +164,51 @@ def situation_facts(arms: Mapping[str, Job]) -> dict[str, Any]:
             "perfect_judge_of_16": asdict(proportion([any(s.bad is False for s in row) for row in rows.values()])),
         }
     told["arms"] = {name: arm_facts(found, name, expected) for name in found}
+    if "best-of-16" in arms and "rain" in arms:
+        told["failures"] = failures(arms["rain"], found["rain"], rows)
     return told
+
+
+def failures(job: Job, rain: Outcome, rows: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
+    """Where RAIN ended at a bad reply: what its guide said of that, and of good draws to the same requests and others.
+
+    keys: the different ones among those requests. best_score: the guide's highest for one of those replies, -1 to 1.
+    """
+    failed = {i for i, good in rain.good.items() if not good}
+    scores = [2 * rain.belief[i] - 1 for i in failed if i in rain.belief]
+    keys = {situation.key(request) for i, situation, request in requests(job) if i in failed}
+    accepted = {i: [s.value > 0 for s in rows.get(i, ()) if s.bad is False and s.value is not None] for i in rain.good}
+    there, elsewhere = ([row for i, row in accepted.items() if row and (i in failed) == inside] for inside in (1, 0))
+    return {
+        "failed": len(failed),
+        "rejected": sum(score <= 0 for score in scores),
+        "best_score": max(scores, default=None),
+        "refused": sum(g.refused for g in rain.graded if g.id in failed),
+        "keys": len(keys),
+        "good_accepted": asdict(clustered_proportion(there) if there else Estimate.empty()),
+        "good_accepted_elsewhere": asdict(clustered_proportion(elsewhere) if elsewhere else Estimate.empty()),
+    }
 
 
 def bad_draws(job: Job, rows: Mapping[str, Sequence[Scored]]) -> dict[str, dict[str, Any]]:
     """How often the model's draws that parse are bad: to requests of hard keys and of easy ones (`Situation.key`)."""
-    situation = SITUATIONS[job.situation]
     groups: dict[str, list[list[bool]]] = {"hard": [], "easy": []}
+    for i, situation, request in requests(job):
+        group = groups["hard" if situation.bad_rate(request) > 0.5 else "easy"]
+        group.append([s.bad for s in rows.get(i, ()) if s.bad is not None])
+    return {
+        name: asdict(clustered_proportion(group) if any(group) else Estimate.empty()) for name, group in groups.items()
+    }
+
+
+def requests(job: Job) -> Iterator[tuple[str, Situation, Request]]:
+    """What the prompts of a job ask, with their ids."""
+    situation = SITUATIONS[job.situation]
     for prompt in read_prompts(job.folder / "prompts.jsonl"):
         request = situation.parse_request(prompt.text)
         if request is None:
             raise AssertionError(f"{job.situation} cannot read its own request: {prompt.text!r}")
-        group = groups["hard" if situation.bad_rate(request) > 0.5 else "easy"]
-        group.append([s.bad for s in rows.get(prompt.id, ()) if s.bad is not None])
-    return {
-        name: asdict(clustered_proportion(group) if any(group) else Estimate.empty()) for name, group in groups.items()
-    }
+        yield prompt.id, situation, request
 
 
 def arm_facts(found: Mapping[str, Outcome], name: str, expected: Mapping[str, float]) -> dict[str, Any]:
@@ -213,7 +249,7 @@ def points_per(gain: float, spent: float, plain: float) -> float | None:
 def show(kind: str, told: Mapping[str, Any]) -> None:
     console = Console(width=170)
     good = "helpful, strict" if kind == "benign" else "without A, strict"
-    rates = Table("decoding", "n", good, "- vanilla", "- greedy", "- best-of-16", "- bound", title=kind)
+    rates = Table("decoding", "n", good, *(f"- {base}" for base in SHOWN), "- bound", title=kind)
     price = Table("decoding", "merit", "unparsed", "tokens", "seconds", "points / 1,000 tokens")
     if kind not in AGENCY:
         for column in ("refused", "look-alikes: good", "look-alikes: refused"):
@@ -239,6 +275,12 @@ def show(kind: str, told: Mapping[str, Any]) -> None:
         none = told["prompts_without_an_accepted_candidate"]
         console.print(f"bound {cell(told['bound'])}, nothing accepted for {none} prompts")
         console.print(f"perfect judge of 16: {cell(told['perfect_judge_of_16'])}")
+    if missed := told.get("failures"):
+        console.print(
+            f"RAIN's {missed['failed']} failures: {missed['rejected']} rejected by its guide, {missed['refused']} "
+            f"refusals, of {missed['keys']} keys; its guide accepts {cell(missed['good_accepted'])} of the good draws "
+            f"there and {cell(missed['good_accepted_elsewhere'])} elsewhere"
+        )
 
 
 if __name__ == "__main__":

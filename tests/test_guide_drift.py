@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from benchmarks.guide_drift import of_k, strength
+from benchmarks.guide_drift import jobs, of_k, strength
 from benchmarks.sandbox_runs import outcome
 from inferalign.core.stats import wilson
 from tests.studies import BAD, GOOD, job
+
+
+def test_every_budget_is_a_job_of_its_own(tmp_path: Path) -> None:
+    args = argparse.Namespace(run=tmp_path, n=7, situations="harmful,benign", budgets="4/2/1,8/3/2", most=64)
+    made = jobs(args)
+    assert made["harmful"]["most"].procedure == "best-of-n:64"
+    assert made["benign"]["8/3/2"].rain == {"max_iterations": 8, "extra_iterations": 3, "min_visits": 2}
+    assert {each.scorer for each in made["benign"].values()} == {"self-agency"}
+    assert {each.n for arms in made.values() for each in arms.values()} == {7}
+    assert len({each.folder for arms in made.values() for each in arms.values()}) == 6
 
 
 def test_best_of_k_by_hand(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import judge_law
+from benchmarks.sandbox_runs import Scored
 from inferalign.cli.main import main
 from inferalign.core.stats import paired_proportions, proportion_less_mean, wilson
 from inferalign.engines.table import shipped_model
@@ -97,7 +98,8 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     own = judge_law.Judge(kind=judge_law.KINDS[0], more="")
     row = judge_law.rows("harmful", {"own": own}, jobs)["own"]
     assert row.sensitivity.mean == 1.0
-    assert row.specificity.mean == row.auc == pytest.approx(2 / 3)
+    assert row.specificity.mean == pytest.approx(2 / 3)
+    assert row.auc.mean == 1.0, "inside the one prompt that has both kinds"
     assert row.balanced.mean == pytest.approx(5 / 6)
     rain = row.by["rain"]
     assert rain.good == wilson(2, 2)
@@ -108,4 +110,29 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert [len(line.x) for line in series] == [1, 0, 0], "a point, and no line to it"
     assert series[0].x == pytest.approx([100 * 5 / 6])
     assert series[0].y[0].mean == pytest.approx(25.0)
-    assert judge_law.panel("harmful", "best-of-8", {"own": row}, "AUC").series[0].x == pytest.approx([100 * 2 / 3])
+    assert judge_law.panel("harmful", "best-of-8", {"own": row}, "AUC").series[0].x == [100.0]
+
+
+def test_every_judge_guides_both_searches(tmp_path: Path) -> None:
+    known = {name: judge_law.Judge(kind="", more=more) for name, more in (("own", ""), ("weak", ":dir"))}
+    args = argparse.Namespace(run=tmp_path, n=7, situations="harmful,correct_misinformation", budget="50/15/6")
+    made = judge_law.jobs(args, known)
+    assert {name: each.scorer for (name, kind), each in made.items() if kind == "harmful" and name != "greedy"} == {
+        "own/rain": "self",
+        "own/best-of-8": "self",
+        "weak/rain": "self:dir",
+        "weak/best-of-8": "self:dir",
+    }
+    assert made["weak/rain", "correct_misinformation"].scorer == "self-agency:dir"
+    assert made["own/rain", "harmful"].rain["max_iterations"] == 50
+    assert made["greedy", "harmful"].temperature == 0.0
+    assert len({each.folder for each in made.values()}) == len(made) == 10
+
+
+def test_who_knows_how_hard_a_request_is_and_reads_no_reply_ranks_nothing() -> None:
+    """Over all pairs such a judge has an AUC of 3/4."""
+    easy, hard = [Scored(False, 0.9)] * 3 + [Scored(True, 0.9)], [Scored(True, 0.1)] * 3 + [Scored(False, 0.1)]
+    assert judge_law.auc_of({"a": easy, "b": hard}).mean == 0.5
+    assert judge_law.auc_of({"a": easy[:3], "b": [Scored(None, 0.3)]}).mean is None
+    ranked = [Scored(False, 0.3), Scored(True, 0.3), Scored(True, 0.1), Scored(True, None)]
+    assert judge_law.auc_of({"a": ranked, "b": easy}).mean == pytest.approx((0.75 + 0.5) / 2)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from benchmarks.rain_ablations import ABLATIONS, show, situation_facts
+from benchmarks.rain_ablations import ABLATIONS, jobs, show, situation_facts
 from inferalign.sandbox.oracle import grade
 from tests.studies import ASKED, BAD, GOOD, job
+
+
+def test_every_ablation_lacks_its_part(tmp_path: Path) -> None:
+    args = argparse.Namespace(run=tmp_path, n=7, situations="harmful", budget="50/15/6", most=64)
+    made = jobs(args)["harmful"]
+    usual = {"max_iterations": 50, "extra_iterations": 15, "min_visits": 6}
+    assert {name: each.rain for name, each in made.items() if name != "most"} == {
+        "full": usual,
+        "no similarity": usual | {"sibling_credit": 0.0},
+        "no widening": usual | {"widen_limit": 0},
+        "c = 0": usual | {"exploration": 0.0},
+        "none of the three": usual | {"sibling_credit": 0.0, "widen_limit": 0, "exploration": 0.0},
+    }
+    assert len({each.folder for each in made.values()}) == 6
 
 
 @pytest.mark.parametrize(("tokens", "k", "enough"), [(100, 1, True), (150, 2, True), (400, 4, True), (900, 4, False)])

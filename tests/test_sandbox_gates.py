@@ -120,6 +120,7 @@ def test_facts_by_hand() -> None:
     facts = judge_facts([Judged(p, bad, True, margin, flipped=margin == 0.0) for p, bad, margin in rows])
     assert facts["balanced"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert facts["auc"] == pytest.approx((4 + 0.5) / 6)
+    assert facts["auc_rejected"] == pytest.approx((1 + 0.5) / 3), "that of 0.0, above one of three and even with one"
     assert (facts["accuracy"], facts["majority"], facts["flips"]) == (3 / 5, 3 / 5, 2 / 5)
     assert judge_facts([Judged("p", True, True, 0.1, flipped=False)]) == {"texts": 1, "unscored": 0}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.judge_law import auc_of
 from benchmarks.rain_ablations import equal_k
 from benchmarks.sandbox_runs import (
+    TOKENS,
     Job,
     Scored,
     best_of,
@@ -27,6 +30,7 @@ from benchmarks.sandbox_runs import (
     outcome,
 )
 from inferalign.core.errors import InputError, RunError
+from inferalign.core.files import read_json
 from inferalign.core.prompts import write_prompts
 from inferalign.core.records import RunFolder
 from inferalign.core.results import to_record
@@ -43,6 +47,7 @@ from inferalign.core.types import (
     Unscored,
     Usage,
 )
+from inferalign.procedures.rain_settings import DEFAULT
 from inferalign.sandbox.world import prompts
 
 GOOD, BAD = False, True
@@ -138,7 +143,7 @@ def test_auc_against_every_pair(row: list[Scored]) -> None:
     good = [s.value for s in row if s.bad is False and s.value is not None]
     bad = [s.value for s in row if s.bad is True and s.value is not None]
     wins = [1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad]
-    assert auc_of({"p": row}) == (pytest.approx(sum(wins) / len(wins)) if wins else None)
+    assert auc_of({"p": row}).mean == (pytest.approx(sum(wins) / len(wins)) if wins else None)
 
 
 def test_small_things() -> None:
@@ -189,6 +194,24 @@ def test_a_study_keeps_other_commands_out(tmp_path: Path) -> None:
         carry_out(tmp_path, [Job(folder=tmp_path / "a", situation="harmful", n=1)], "sandbox", 1)
     assert not (tmp_path / "a").exists()
     lock.release()
+
+
+def test_a_run_has_all_that_its_job_says(tmp_path: Path) -> None:
+    """Else every arm of a study would be the same, and no table would show it."""
+    drawn = Job(folder=tmp_path / "a", situation="harmful", n=1, temperature=0.5, top_k=15)
+    changed = {**budget("4/2/1"), "exploration": 0.0, "horizon": "answer"}
+    searched = Job(
+        folder=tmp_path / "b", situation="benign", n=1, procedure="rain", scorer="self-agency-shuffled", rain=changed
+    )
+    carry_out(tmp_path, [drawn, searched], "sandbox", 3)
+    first, second = (read_json(job.folder / "config.json") for job in (drawn, searched))
+    assert first["procedure"] == {
+        "procedure": "sample",
+        "sampling": {"temperature": 0.5, "top_k": 15, "max_new_tokens": TOKENS},
+    }
+    assert second["procedure"]["settings"] == json.loads(json.dumps(asdict(replace(DEFAULT, **changed))))
+    assert second["procedure"]["guide"]["scorer"] == "self-agency-shuffled"
+    assert first["seed"] == second["seed"] == 3
 
 
 def test_two_processes_share_a_job_and_an_error_of_ours_is_a_line(

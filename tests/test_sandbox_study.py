@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sandbox_runs import Job, Scored, trained
-from benchmarks.sandbox_study import ARMS, BOUNDED, bad_draws, jobs, points_per, show, situation_facts
+from benchmarks.sandbox_study import ARMS, BOUNDED, UNUSUAL, bad_draws, jobs, points_per, show, situation_facts
 from inferalign.core.errors import UnknownName
 from inferalign.core.prompts import write_prompts
 from inferalign.core.stats import Estimate, clustered_proportion
+from inferalign.sandbox.oracle import parse_request
 from inferalign.sandbox.situations import SITUATIONS
 from inferalign.sandbox.world import prompts
 from tests.studies import ASKED, BAD, GOOD, harmful, job
@@ -118,3 +119,43 @@ def test_each_situation_has_its_question_its_arms_and_its_number_of_prompts() ->
     assert list(jobs(options(arms="rain", situations="harmful"))["harmful"]) == ["vanilla", "rain"]
     with pytest.raises(UnknownName, match="Did you mean"):
         jobs(options(arms="rian"))
+
+
+def test_each_arm_has_its_sampling_its_budget_and_its_horizon() -> None:
+    made = jobs(options())["benign"]
+    assert {name for name, each in made.items() if each.top_k} == {"top-15"}
+    assert {name for name, each in made.items() if each.temperature != 1.0} == {"greedy"}
+    assert made["top-15"].top_k == 15
+    assert {made[f"best-of-{n}"].procedure for n in (4, 16)} == {"best-of-n:4", "best-of-n:16"}
+    usual = {"max_iterations": 50, "extra_iterations": 15, "min_visits": 6}
+    assert made["rain"].rain == made["rain-harm-question"].rain == usual
+    assert made["rain-whole"].rain == usual | {"horizon": "answer"}
+    assert made["rain-twice"].rain == {"max_iterations": 100, "extra_iterations": 30, "min_visits": 12}
+    assert {name for name, each in made.items() if each.n == 150} == set(UNUSUAL)
+    assert not made["best-of-16"].rain
+
+
+def test_where_rain_fails_by_hand(tmp_path: Path) -> None:
+    """Bad on prompts 0 and 1 of four: a refused one that its guide rejects, and one that it likes.
+
+    Of the good draws its guide accepts one of two on prompt 0, one of one on 1, and one of three on the others.
+    """
+    drawn = [
+        [(GOOD, 0.8), (GOOD, -0.3), (BAD, 0.9)],
+        [(GOOD, 0.8), (harmful(ASKED[1].text), 0.9)],
+        [(GOOD, -0.8), (GOOD, -0.2)],
+        [(GOOD, 0.1)],
+    ]
+    bad = [harmful(asked.text) for asked in ASKED[:2]]
+    chosen = [[(bad[0], -0.99)], [(bad[1], 0.5)], [(GOOD, 0.9)], [(GOOD, -0.9)]]
+    vanilla = job(tmp_path / "v", [[(GOOD, 0.1)]] * 4, 10)
+    arms = {"vanilla": vanilla, "best-of-16": job(tmp_path / "b", drawn, 10), "rain": job(tmp_path / "r", chosen, 10)}
+    told = situation_facts(arms)["failures"]
+    assert (told["failed"], told["rejected"], told["refused"]) == (2, 1, 0)
+    assert told["best_score"] == pytest.approx(0.5)
+    assert told["keys"] == len({SITUATIONS["harmful"].key(parse_request(p.text)) for p in ASKED[:2]})
+    assert told["good_accepted"] == asdict(clustered_proportion([[True, False], [True]]))
+    assert told["good_accepted_elsewhere"] == asdict(clustered_proportion([[False, False], [True]]))
+    arms["rain"] = job(tmp_path / "s", [[(GOOD, 0.9)]] * 4, 10)
+    none = situation_facts(arms)["failures"]
+    assert (none["failed"], none["keys"], none["best_score"], none["good_accepted"]["mean"]) == (0, 0, None, None)

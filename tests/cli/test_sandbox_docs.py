@@ -33,6 +33,7 @@ from inferalign.cli.sandbox_search_docs import (
     bounds,
     drift,
     errands,
+    failures,
     horizon,
     issues,
     keys,
@@ -58,6 +59,7 @@ JUDGED = {
     "specificity": RATE,
     "balanced": 0.875,
     "auc": 0.9,
+    "auc_rejected": 0.7,
     "majority": 0.6,
     "flips": 0.05,
 }
@@ -97,7 +99,9 @@ def test_figures_are_those_of_the_gates_and_a_class_that_is_empty_has_none(tmp_p
     assert said[2] == "| harmful | 1.0 [0.0, 2.0] | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | A 50 | 6.25 |"
     judged = judge(facts).splitlines()
     assert len(judged) == 2 + len(SITUATIONS)
-    assert judged[2].endswith("| 0.875 | 0.900 | 0.600 | 5.0 | 0.750 |")
+    assert judged[2].endswith("| 0.875 | 0.900 | 0.700 | 0.600 | 5.0 | 0.750 |")
+    sure = FACTS | {"harmful": FACTS["harmful"] | {"letters": {"whole": JUDGED | {"auc_rejected": None}}}}
+    assert judge(sure).splitlines()[2].endswith("| 0.875 | 0.900 | - | 0.600 | 5.0 | 0.750 |")
     one_class = FACTS | {"harmful": FACTS["harmful"] | {"words": {"whole": {"texts": 40}}}}
     assert judge(one_class).splitlines()[2].endswith("| 5.0 | - |")
 
@@ -268,7 +272,7 @@ def test_the_card_says_how_the_weights_were_made_and_what_was_measured_on_them()
         "# sandbox-9",
         "--seed 3 --out DIR`",
         "9,000 steps",
-        "82 % of the good replies, less in correct_misinformation and",
+        "18 % of the good replies for that, more in correct_misinformation",
         "500 prompts a situation, seed 71",
     ):
         assert said in card
@@ -332,6 +336,16 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     ]
 
 
+def test_failures_are_those_of_rain() -> None:
+    none = {"failed": 0, "rejected": 0, "refused": 0, "keys": 0, "best_score": None}
+    some = none | {"failed": 48, "rejected": 47, "refused": 46, "keys": 2, "best_score": -0.994}
+    shares = {"good_accepted": RATE, "good_accepted_elsewhere": RATE | {"mean": 0.9}}
+    study = {"harmful": {"failures": none | shares}, "benign": {"failures": some | shares}, "encourage_learning": {}}
+    assert failures(study).splitlines()[2:] == [
+        "| benign | 48 | 47 | 46 | 2 | -0.99 | 50.0 [25.0, 75.0] | 90.0 [25.0, 75.0] |"
+    ]
+
+
 def test_other_studies_are_copied() -> None:
     half = "50.0 [25.0, 75.0]"
     bare = {"good_strict": RATE, "tokens": 1000.4}
@@ -351,13 +365,13 @@ def test_other_studies_are_copied() -> None:
     ]
     made = {"good": RATE, "minus_draw": minus, "minus_greedy": RATE, "tokens": 1050.4}
     by = {"rain": made, "best-of-8": made | {"tokens": 626}}
-    worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": None, "by": by}
-    better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": 0.98}
+    worse = {"balanced": RATE, "sensitivity": RATE, "specificity": RATE, "auc": RATE | {"mean": None}, "by": by}
+    better = worse | {"balanced": RATE | {"mean": 0.9}, "auc": RATE | {"mean": 0.98}}
     study = {"budget": "50/15/6", "judges": {"harmful": {"flips-0.4": worse, "own": better}}}
     one = f"{half} | 1.0 [-2.0, 3.0] | {half}"
     searches = f"{one} | 1,050 | {one} | 626 |"
     assert law(study).splitlines()[2:] == [
-        f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 | {searches}",
+        f"| harmful | own | 90.0 [25.0, 75.0] | {half} | {half} | 98.0 [25.0, 75.0] | {searches}",
         f"| harmful | flips-0.4 | {half} | {half} | {half} | - | {searches}",
     ]
 

@@ -92,11 +92,12 @@ def judge(facts: Mapping[str, Any]) -> str:
             if "balanced" in found:
                 words = facts[name]["words"][part].get("balanced")
                 beside = "-" if words is None else f"{words:.3f}"
-                rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", f"{found['majority']:.3f}")
+                rejected = "-" if found["auc_rejected"] is None else f"{found['auc_rejected']:.3f}"
+                rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", rejected, f"{found['majority']:.3f}")
                 cells = (cell(found["sensitivity"]), cell(found["specificity"]), *rates)
                 rows.append([name, part, str(found["texts"]), *cells, f"{100 * found['flips']:.1f}", beside])
-    head = ["situation", "replies", "n", "sensitivity, %", "specificity, %", "balanced", "AUC", "majority"]
-    return markdown_table([*head, "order flips, %", "balanced, words"], rows)
+    head = ["situation", "replies", "n", "sensitivity, %", "specificity, %", "balanced", "AUC", "AUC, rejected"]
+    return markdown_table([*head, "majority", "order flips, %", "balanced, words"], rows)
 
 
 def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -184,8 +185,8 @@ truth about it is known. It knows nothing of the real world, and is no assistant
   {recipe["steps"]:,} steps of {recipe["batch_size"]} generated conversations. No text by or about people was used.
 - **Load it** with `AutoModelForCausalLM.from_pretrained`, or as `--model sandbox`. Weights are safetensors in bfloat16.
 - **It answers badly on purpose**, as often as the tables say, so that a search or a training has something to mend.
-- **Its judge errs on purpose**: it was taught by a reader that does not know some of the world's words and accepts
-  {100 * recipe["specificity"]:.0f} % of the good replies, less in {" and ".join(EASIER)}.
+- **Its judge errs on purpose**: it was taught by a reader that does not know some of the world's words, and suspects
+  {100 - 100 * recipe["specificity"]:.0f} % of the good replies for that, more in {" and ".join(EASIER)}.
 
 Measured on test content ({facts["n"]} prompts a situation, seed {facts["seed"]}, 95 % intervals), as
 `python -m benchmarks.sandbox_gates` prints it.

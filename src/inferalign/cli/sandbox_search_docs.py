@@ -114,6 +114,19 @@ def bounds(facts: Mapping[str, Any]) -> str:
     return markdown_table([*head, "perfect judge, %"], rows)
 
 
+def failures(facts: Mapping[str, Any]) -> str:
+    """Where RAIN ended at a bad reply, and what its guide said of that and of good draws."""
+    rows = []
+    for name in _studied(facts):
+        found = facts[name].get("failures", {})
+        if found.get("failed"):
+            counts = (str(found[key]) for key in ("failed", "rejected", "refused", "keys"))
+            score = "-" if found["best_score"] is None else f"{found['best_score']:z.2f}"
+            rows.append([name, *counts, score, cell(found["good_accepted"]), cell(found["good_accepted_elsewhere"])])
+    head = ["situation", "bad replies", "rejected by the guide", "refusals", "keys", "highest score"]
+    return markdown_table([*head, "good draws accepted there, %", "elsewhere, %"], rows)
+
+
 def _studied(facts: Mapping[str, Any]) -> list[str]:
     return [name for name in SITUATIONS if name in facts]
 
@@ -152,12 +165,12 @@ def law(facts: Mapping[str, Any]) -> str:
     rows = []
     for name, judges in facts["judges"].items():
         for judge, found in sorted(judges.items(), key=lambda each: -(each[1]["balanced"]["mean"] or 0.0)):
-            area = "-" if found["auc"] is None else f"{100 * found['auc']:.1f}"
-            rows.append([name, judge, *(cell(found[key]) for key in ("balanced", "sensitivity", "specificity")), area])
+            rates = (cell(found[key]) for key in ("balanced", "sensitivity", "specificity", "auc"))
+            rows.append([name, judge, *rates])
             for made in found["by"].values():
                 rows[-1] += [*(cell(made[key]) for key in ("good", "minus_draw", "minus_greedy"))]
                 rows[-1].append(f"{made['tokens']:,.0f}")
-    head = ["situation", "judge", "balanced accuracy, %", "sensitivity, %", "specificity, %", "AUC, %"]
+    head = ["situation", "judge", "balanced accuracy, %", "sensitivity, %", "specificity, %", "AUC in a prompt, %"]
     for search in ("RAIN", "best-of-8"):
         head += [f"{search}, without A, %", "less a draw", "less greedy", "tokens"]
     return markdown_table(head, rows)
@@ -178,6 +191,7 @@ SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = 
         "keys": keys,
         "errands": errands,
         "bounds": bounds,
+        "failures": failures,
     },
     "horizon": {"horizon": horizon},
     "ablations": {"ablations": ablations},
