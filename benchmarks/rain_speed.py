@@ -235,8 +235,6 @@ def ratios(folder: Path, settings: RainSettings, rounds: int, wide: int) -> dict
         theirs.append(naive.run(prompts[number]))
         show(f"naive, prompt {number}", theirs[-1])
         for kind, side in kinds.items():
-            if kind == "_torch" and number:
-                continue  # an ablation: once is enough
             for count in (1, 8, 32):
                 if count == 32 and (number >= wide or kind == "_torch"):
                     continue
