@@ -1,5 +1,6 @@
 import pytest
 
+from inferalign.agency.outcome import headline
 from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
 from inferalign.agency.records import Verdict
 from inferalign.agency.stored import Stored
@@ -51,3 +52,12 @@ def test_what_is_no_panel_is_refused() -> None:
         panel_verdicts(stored(), "jj", RUBRICS)
     with pytest.raises(ScoringError, match="another one"):
         panel_verdicts(stored(*three([1, 2, 3])), "jk", RUBRICS, name="l")
+
+
+def test_the_truth_comes_first_where_it_is_known() -> None:
+    """A panel of it and the judge that is tested on it would be a mean of both."""
+    means = {"oracle": ["truth"], "self": ["own"], "panel": ["both"]}
+    assert headline(means) == ["truth"]
+    assert headline({"self": ["own"], "other": ["theirs"], "panel": ["both"]}) == ["both"]
+    assert headline({"self": ["own"]}) == ["own"]
+    assert headline({}) == []

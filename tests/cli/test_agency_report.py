@@ -58,6 +58,21 @@ def test_audit_says_what_there_is_and_what_to_type(run: Path, capsys: pytest.Cap
     assert {row["check"] for row in rows if row["unit"]} == {"letter order", "length"}
 
 
+def test_runs_of_two_models_show_what_one_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run has one model: whether a judge prefers its own is seen beside another's."""
+    given = {"dimensions": [DID], "count": 6, "judges": ["m", "other"]}
+    runs = [str(write_run(tmp_path / name, subjects=[name], **given)) for name in ("m", "n")]
+    assert main(["agency", "audit", runs[0], "--kin", "m=m"]) == 0
+    text, last = said(capsys)
+    assert "self-preference" in last["missing"]
+    assert "name a second model's run here" in " ".join(text.split())
+    assert main(["agency", "audit", *runs, "--kin", "m=m"]) == 0
+    _, last = said(capsys)
+    assert last["runs"] == ["m", "n"]
+    assert "self-preference" not in last["missing"]
+    assert last["out"] == str(tmp_path / "m" / "audit.json")
+
+
 def test_audit_reads_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.jsonl"
     lines = [f'{{"reply": "def-{n:03}/small-chat/default/0", "annotator": "p", "score": {n}}}' for n in range(4)]

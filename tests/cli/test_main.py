@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from inferalign.cli.main import main
+from inferalign.cli.main import fail, main
 from inferalign.core.prompts import read_prompts
 from inferalign.core.records import RunFolder
 from inferalign.core.shards import training_into
@@ -89,6 +89,11 @@ def test_a_toml_file_that_cannot_be_read(
         config.write_text(text)
     assert main([*SAMPLE, "--config", str(config)]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_name_in_an_error_does_not_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail("x\x1b[2J\u202ey\n\x07é", 1) == 1
+    assert capsys.readouterr().err == "inferalign: x\\u001b[2J\\u202ey\n\\u0007é\n"
 
 
 def test_our_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,19 @@ def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch)
     assert lines[-1].startswith("work: 6 of 6")
 
 
+def test_calls_that_are_made_again_are_seen_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes may pass before anything is finished."""
+    clock = iter([0.0, *(4.0 * step for step in range(1, 40))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with Bar("work", 6, stream) as bar:
+        for second in range(6):
+            bar.note(f"again in {second} s")
+        lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("work: 0 of 6, 16 s (again in 2 s)")
+    assert 1 <= len(lines) < 4
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
     stream = Terminal()
     with Bar("work", 2, stream) as bar:

@@ -43,6 +43,7 @@ def test_no_progress_bars(folder: Path, capfd: pytest.CaptureFixture[str]) -> No
 def test_no_such_directory(tmp_path: Path) -> None:
     refused(tmp_path / "missing", "there is no model directory")
     refused("a/b/c", "hub id of the form owner/name")
+    refused("gpt-x@127.0.0.1:8000/v1", "an endpoint is typed MODEL@http://HOST/v1")
 
 
 def test_no_config(folder: Path) -> None:

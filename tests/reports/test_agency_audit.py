@@ -106,7 +106,7 @@ def test_what_a_run_lacks_is_said_with_what_to_type(tmp_path: Path) -> None:
     rows = audit(read_evidence([run]))
     notes = {row.check: row.note for row in rows if row.missing}
     assert "--judge-repeats 3" in notes["repeatability"]
-    assert "several --model" in notes["length"]
+    assert "runs of several models" in notes["length"]
     assert "--kin JUDGE=SUBJECT" in notes["self-preference"]
     assert "a second --judge" in notes["agreement"]
     assert "--judge oracle" in notes["against truth"]

@@ -44,6 +44,11 @@ def test_measured_points_are_marked_and_computed_curves_are_not() -> None:
     }
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    odd = Panel(title="a$b^{$", x_label="", y_label="", series=[Series(name="x$y^{$", x=LINE.x, y=LINE.y)])
+    assert b"x$y^{$" in write_figure(tmp_path / "odd.svg", [odd]).read_bytes()
+
+
 def test_one_pair_of_axes_a_panel() -> None:
     assert len(draw([PANEL, PANEL, PANEL]).axes) == 3
     with pytest.raises(InputError, match="without panels"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inferalign.agency.analysis import Summary, summarise
-from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
+from inferalign.agency.panel_verdicts import ORACLE, PANEL, panel_verdicts
 from inferalign.agency.records import Verdict
 from inferalign.agency.stored import read_run
 from inferalign.agency.table_build import build_table
@@ -69,5 +69,5 @@ def _row(judge: str, summary: Summary) -> dict[str, Any]:
 
 
 def headline(means: Outcome) -> list[Summary]:
-    """The means to show first: the panel's where there is one."""
-    return means.get(PANEL) or next(iter(means.values()), [])
+    """The means to show first: those of the truth where it is known, else the panel's where there is one."""
+    return means.get(ORACLE) or means.get(PANEL) or next(iter(means.values()), [])

@@ -12,6 +12,8 @@ from inferalign.core.errors import ScoringError
 from inferalign.core.lookup import resolve
 from inferalign.scorers.verdicts import Rubric
 
+ORACLE = "oracle"
+"""The name of the judge that knows the sandbox's truth."""
 PANEL = "panel"
 
 

@@ -72,15 +72,15 @@ class CompareOptions:
 class AuditOptions:
     """Everything that `agency audit` takes."""
 
-    run: Path
-    """A run folder of `agency run`, or an Inspect log (.eval)."""
+    runs: list[Path]
+    """Run folders of `agency run`, or Inspect logs (.eval); several, of other models, are put side by side."""
     _: KW_ONLY
     labels: Path | None = None
     """People's labels, JSONL: {"reply": ID, "annotator": NAME, "letters": [...]} or "score" for "letters"."""
     kin: list[str] | None = None
     """JUDGE=SUBJECT: the judge is the subject's own model. None finds those of equal names."""
     out: Path | None = None
-    """The JSON file of all rows; none takes audit.json in the run (beside a log)."""
+    """The JSON file of all rows; none takes audit.json in the first run (beside a log)."""
     scorer: str | None = None
     """Of foreign logs: whose scores to take, where there are several (NAME, or NAME.KEY)."""
     scale: tuple[float, float] | None = None
@@ -143,11 +143,12 @@ def audit(options: AuditOptions) -> None:
     from inferalign.reports.agency_source import read_evidence
 
     kin = None if options.kin is None else parse_kin(options.kin)
-    evidence = read_evidence([options.run], scorer=options.scorer, scale=options.scale, panel=False)
+    evidence = read_evidence(options.runs, scorer=options.scorer, scale=options.scale, panel=False)
     labels = None if options.labels is None else _labels(evidence, options.labels)
     rows = audit_judges(evidence, labels=labels, kin=kin, seed=options.seed)
-    out = options.out or _folder(options.run) / "audit.json"
-    said = {"kind": "agency-audit", "run": evidence.runs[0].name, "judges": list(evidence.judges), "seed": options.seed}
+    out = options.out or _folder(options.runs[0]) / "audit.json"
+    runs = [run.name for run in evidence.runs]
+    said = {"kind": "agency-audit", "runs": runs, "judges": list(evidence.judges), "seed": options.seed}
     write_json_atomic(out, {**said, "rows": [row.as_json() for row in rows]})
     for table in audit_tables(rows):
         show(table)

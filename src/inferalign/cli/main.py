@@ -111,7 +111,9 @@ def usage_message(error: CycloptsError) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    print(f"inferalign: {message}", file=sys.stderr)
+    """Names in a message may be other people's: a terminal is to show their controls, not to obey them."""
+    shown = "".join(c if c == "\n" or c.isprintable() else f"\\u{ord(c):04x}" for c in message)
+    print(f"inferalign: {shown}", file=sys.stderr)
     return code
 
 

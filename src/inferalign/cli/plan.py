@@ -97,7 +97,9 @@ def _selection(options: PlanOptions) -> tuple[Selection, dict[str, Any]]:
 
     runs, references = options.run_from or [], options.reference or []
     if (options.procedure is None) == (not runs):
-        raise InputError("a plan is for a procedure: give `--for best-of-n:4`, or `--from RUN --reference REF`")
+        raise InputError(
+            "a plan is for one procedure: give `--for best-of-n:4`, or `--from RUN --reference REF`, and not both"
+        )
     if options.procedure is not None and not references:
         return parse_selection(options.procedure), {}
     if len(runs) != len(references) or len(runs) > 2:

@@ -59,9 +59,12 @@ class Bar:
             self._say()
 
     def note(self, text: str) -> None:
+        """Say what goes on beside the count, such as a call that is made again: it may be all that happens for long."""
         self._text = text
         if self._bar is not None:
             self._bar.update(self._task, note=text)
+        elif time.monotonic() - self._spoke >= QUIET_SECONDS:
+            self._say()
 
     def _say(self) -> None:
         self._spoke = time.monotonic()

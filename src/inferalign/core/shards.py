@@ -258,4 +258,4 @@ def _check_header(header: Mapping[str, Any], path: Path, kind: str | None) -> No
     if header.get("shard") != path.stem:
         raise RunError(f"{path}:1: the header is of shard {header.get('shard')!r}. Give the file back its name.")
     if kind is not None and header.get("kind") != kind:
-        raise RunError(f"{path}:1: records of kind {header.get('kind')!r}, expected {kind!r}. Name another --run.")
+        raise RunError(f"{path}:1: records of kind {header.get('kind')!r}, expected {kind!r}. Name another folder.")

@@ -1,8 +1,9 @@
 """Any `AutoModelForCausalLM` as an engine: one CPU or GPU, safetensors only, every prefix computed once.
 
 In float32 on a CPU it declares itself `exact`: draws are keyed by their row's seed and made from logits that depend on
-the prefix alone. `draws` says how a token is drawn, `tree_requests` what is fed for a request, `scheduler` what shares
-a pass, `packed` how a pass is computed, `prefix` and `lanes` what is kept.
+the prefix alone, but for the last bits where a part of it was computed before (scores then differ by a millionth; no
+draw was seen to turn over by it). `draws` says how a token is drawn, `tree_requests` what is fed for a request,
+`scheduler` what shares a pass, `packed` how a pass is computed, `prefix` and `lanes` what is kept.
 """
 
 from __future__ import annotations

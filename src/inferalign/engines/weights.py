@@ -25,6 +25,8 @@ def check_folder(name: str) -> None:
     """Raises `ModelError` for a directory without config, tokenizer or safetensors. A name that is none is a hub id."""
     folder = Path(name)
     if not folder.is_dir():
+        if "@" in name:
+            raise ModelError(f"{name!r} is no model directory: an endpoint is typed MODEL@http://HOST/v1, or https")
         if name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise ModelError(
                 f"there is no model directory {name!r}: give 'sandbox', a directory that holds a transformers model, "

@@ -15,10 +15,11 @@ from inferalign.agency.analysis_agreement import against_truth, judge_agreement
 from inferalign.agency.analysis_audit import length_effect, letter_order_effect, repeatability, self_preference
 from inferalign.agency.analysis_human import corrected_mean, human_agreement
 from inferalign.agency.labels import HumanScores
+from inferalign.agency.panel_verdicts import ORACLE
 from inferalign.core.errors import InputError, ScoringError
 from inferalign.core.lookup import did_you_mean
 from inferalign.core.stats import Estimate
-from inferalign.reports.agency_source import ORACLE, Evidence
+from inferalign.reports.agency_source import Evidence
 
 Unit = Literal["share", "points", "alpha", ""]
 """Of an estimate; "" for a row without one."""
@@ -145,7 +146,7 @@ def _length_rows(evidence: Evidence) -> Iterator[AuditRow]:
         try:
             effect = length_effect(evidence.table, judge)
         except ScoringError as error:
-            hint = "give several --model, or --repeats 3, under a new --run"
+            hint = "run it with --repeats 3 under a new --run, or name runs of several models here"
             yield _missing("length", judge, error, hint)
             continue
         yield _row("length", judge, "", what, effect.within_item, "points", "an association, not a cause")
@@ -164,7 +165,7 @@ def _preference_rows(evidence: Evidence, kin: Mapping[str, str]) -> Iterator[Aud
         try:
             (found,) = self_preference(evidence.table, {judge: subject})
         except ScoringError as error:
-            yield _missing(check, judge, error, "give a second --judge and a second --model")
+            yield _missing(check, judge, error, "run with a second --judge, and name a second model's run here")
         else:
             note = "" if found.neutral else "other judges judge their own model in it too: their preference is in it"
             yield _row(check, judge, subject, what, found.effect, "points", note)

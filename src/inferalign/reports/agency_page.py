@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from inferalign.agency.analysis import OVERALL
-from inferalign.agency.panel_verdicts import PANEL
+from inferalign.agency.panel_verdicts import ORACLE, PANEL
 from inferalign.reports import agency_cards, agency_health, agency_svg, agency_tables
 from inferalign.reports.agency_results import Results, best_first
-from inferalign.reports.agency_source import ORACLE, silences
+from inferalign.reports.agency_source import silences
 from inferalign.reports.agency_tables import counted, titled
 from inferalign.reports.html import Content, Html, element, join, page
 

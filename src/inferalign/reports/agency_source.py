@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inferalign.agency.panel_verdicts import PANEL, panel_verdicts
+from inferalign.agency.panel_verdicts import ORACLE, PANEL, panel_verdicts
 from inferalign.agency.records import Item, Verdict
 from inferalign.agency.stored import Stored
 from inferalign.agency.table import Arm, Table
@@ -26,9 +26,6 @@ from inferalign.core.lookup import did_you_mean
 from inferalign.core.records import differences
 from inferalign.reports.agency_run import Run, arms_of, conditions_of, read_one
 from inferalign.scorers.verdicts import ISSUES, Issue, Rubric, rubric
-
-ORACLE = "oracle"
-"""The name of the judge that knows the truth."""
 
 
 @dataclass(frozen=True, kw_only=True)

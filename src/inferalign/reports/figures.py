@@ -99,7 +99,7 @@ def _fill(axes: Any, panel: Panel) -> None:
             color=colour,
             markersize=5,
             linewidth=1.6,
-            label=series.name,
+            label=_plain(series.name),
         )
         spread = [(x, y) for x, y in points if any(_reach(y))]
         if spread:
@@ -121,7 +121,7 @@ def _fill(axes: Any, panel: Panel) -> None:
             axes.minorticks_off()
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
-    axes.set_title(panel.title)
+    axes.set_title(_plain(panel.title))
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.legend(framealpha=0.8, edgecolor="none")
@@ -132,3 +132,8 @@ def _reach(estimate: Estimate) -> tuple[float, float]:
     if estimate.mean is None or estimate.low is None or estimate.high is None:
         return 0.0, 0.0
     return max(0.0, estimate.mean - estimate.low), max(0.0, estimate.high - estimate.mean)
+
+
+def _plain(text: str) -> str:
+    """A name as text: matplotlib sets what stands between dollars as a formula, and fails where it is none."""
+    return text.replace("$", r"\$")
