@@ -296,7 +296,12 @@ def test_a_reward_models_figures_are_copied() -> None:
     found = {"accuracy": RATE, "ties": RATE, "rank": 0.5, "within": RATE, "gap_closed": 0.5}
     grades = {"random": 5.0, "best_of_4": 7.0, "perfect": 9.0}
     line = reward({"rewards": {"reward": {"all": found | grades}}}).splitlines()[2]
-    assert line == "| shipped | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |"
+    assert line == "| shipped | all | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 0.50 | 0.50 | 5.00 | 7.00 | 9.00 |  |"
+    two = {"rewards": {name: {"all": found | grades} for name in ("reward", "reward:judges/other")}}
+    both = reward(two | {"agreement": {"reward and reward:judges/other": {"all": RATE | {"mean": 0.8}}}}).splitlines()
+    assert both[2] == line
+    assert both[3].startswith("| other | all | ")
+    assert both[3].endswith(" | 9.00 | 80.0 [25.0, 75.0] |")
     unranked = found | {"rank": None, "within": RATE | {"mean": None, "n": 0}}
     assert " | - | - | 5.00 " in reward({"rewards": {"reward": {"all": unranked | grades}}}).splitlines()[2]
 

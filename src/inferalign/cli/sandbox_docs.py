@@ -125,16 +125,19 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def reward(facts: Mapping[str, Any]) -> str:
-    """Each reward model on fresh samples, by situation."""
+    """Each reward model on fresh samples, by situation, and how often another orders a pair as the first does."""
     rows = []
+    first = next(iter(facts["rewards"]))
     for name, kinds in facts["rewards"].items():
+        agreed = facts.get("agreement", {}).get(f"{first} and {name}", {})
         for kind, found in kinds.items():
             grades = (f"{found[key]:.2f}" for key in ("random", "best_of_4", "perfect"))
             cells = (cell(found["accuracy"]), cell(found["ties"]), _number(found["rank"]))
-            label = {"reward": "shipped"}.get(name, name)
-            rows.append([label, kind, *cells, _number(found["within"]["mean"]), *grades])
+            label = "shipped" if name == "reward" else Path(name.partition(":")[2]).name
+            alike = cell(agreed[kind]) if kind in agreed else ""
+            rows.append([label, kind, *cells, _number(found["within"]["mean"]), *grades, alike])
     head = ["reward model", "situation", "pairs, %", "ties in best-of-4, %", "rank", "within a prompt", "random reply"]
-    return markdown_table([*head, "best-of-4", "best of the four"], rows)
+    return markdown_table([*head, "best-of-4", "best of the four", "agrees with the first, %"], rows)
 
 
 def others(facts: Mapping[str, Any]) -> str:
