@@ -46,7 +46,8 @@ def test_a_refused_record_is_still_wanted(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_key_by_key(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, CONFIG, ENV).close()
+    with RunFolder.open(tmp_path, CONFIG, ENV) as run:
+        run.append({"id": "a"})
     other = {"seed": 1, "sampling": {"temperature": 1.0, "min_p": 0.1}, "stops": ["a", "b"]}
     with pytest.raises(RunError) as caught:
         RunFolder.open(tmp_path, other, ENV)
@@ -58,6 +59,26 @@ def test_another_configuration_is_refused_key_by_key(tmp_path: Path) -> None:
     assert "temperature" not in message
     assert "another --run, or remove the folder" in message
     RunFolder.open(tmp_path, CONFIG, ENV).close()  # and nothing is locked or changed
+
+
+def test_settings_of_which_nothing_came_may_be_corrected(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, CONFIG, ENV).close()
+    with pytest.raises(RunError, match="records of kind 'generate', expected 'plan'"):
+        RunFolder.open(tmp_path, {"seed": 1}, ENV, kind="plan")
+    with RunFolder.open(tmp_path, {"seed": 1}, ENV) as run:
+        run.append({"id": "a"})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+    with pytest.raises(RunError, match="seed is 1 there and 2 here"):
+        RunFolder.open(tmp_path, {"seed": 2}, ENV)
+
+
+def test_settings_that_another_process_works_by_are_not_corrected(tmp_path: Path) -> None:
+    with (
+        RunFolder.open(tmp_path, {"seed": 1}, ENV, shard="1/2"),
+        pytest.raises(RunError, match="seed is 1 there and 2 here"),
+    ):
+        RunFolder.open(tmp_path, {"seed": 2}, ENV, shard="2/2")
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
 
 
 def test_records_without_a_configuration_are_not_continued(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from inferalign.core.errors import ScoringError
 from inferalign.core.stats import (
+    ENOUGH_TO_RESAMPLE,
     Estimate,
     _bca_levels,
     clustered_proportion,
@@ -63,7 +64,7 @@ def test_wilson_of_nothing_raises(successes: int, n: int) -> None:
         wilson(successes, n)
 
 
-@pytest.mark.parametrize("size", [8, 40])
+@pytest.mark.parametrize("size", [15, 40])
 def test_bootstrap_agrees_with_scipys_bca(size: int) -> None:
     values = np.random.default_rng(1).exponential(size=size)
     ours = mean_interval(values.tolist(), resamples=20_000)
@@ -84,6 +85,24 @@ def test_bootstrap_covers() -> None:
     assert 270 <= hits <= 297
 
 
+def test_few_values_have_students_interval() -> None:
+    """1 to 5: mean 3, variance 2.5, t(4, .975) = 2.776445, so 3 -+ 2.776445 sqrt(2.5 / 5)."""
+    few = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (few.low, few.mean, few.high) == pytest.approx((1.036757, 3.0, 4.963243), abs=1e-6)
+    values = np.random.default_rng(7).normal(size=ENOUGH_TO_RESAMPLE)
+    half = float(stats.t.ppf(0.95, values.size - 2) * stats.sem(values[1:]))
+    fewest = mean_interval(values[1:].tolist(), level=0.9)
+    assert fewest.high - fewest.mean == pytest.approx(half)  # type: ignore[operator]
+    assert mean_interval(values.tolist(), seed=1) != mean_interval(values.tolist(), seed=2), "enough: resampled"
+
+
+def test_few_values_are_covered() -> None:
+    """400 seeded samples of three normal numbers: 380 hits are due, sd 4.4; a bootstrap has 290."""
+    rng = np.random.default_rng(8)
+    samples = [mean_interval(rng.normal(5.0, 2.0, size=3).tolist()) for _ in range(400)]
+    assert 366 <= sum((found.low or 0) <= 5.0 <= (found.high or 0) for found in samples) <= 393
+
+
 def test_bias_correction_by_hand() -> None:
     """No skew, 3 of 10 resampled means under the mean: z0 = -.524401, levels Phi(2 z0 -+ 1.959964)."""
     means = np.array([-1.0] * 3 + [1.0] * 7)
@@ -101,7 +120,7 @@ def test_skew_moves_the_interval_as_bca_should() -> None:
     assert estimate.high - estimate.mean > 1.1 * (estimate.mean - estimate.low)
 
 
-@given(st.lists(FINITE, min_size=2, max_size=30), FINITE)
+@given(st.lists(FINITE, min_size=ENOUGH_TO_RESAMPLE, max_size=30), FINITE)
 def test_intervals_lie_within_the_values_and_move_with_them(values: list[float], shift: float) -> None:
     estimate = mean_interval(values, resamples=100)
     assert estimate.low is not None
@@ -113,12 +132,14 @@ def test_intervals_lie_within_the_values_and_move_with_them(values: list[float],
 
 
 def test_tiny_deviations_do_not_underflow() -> None:
-    tiny, plain = mean_interval([0.0, 1e-200, 3e-200]), mean_interval([0.0, 1.0, 3.0])
-    assert tiny.low == pytest.approx(1e-200 * (plain.low or 0), rel=1e-9, abs=0)
+    for times in (1, 4):  # Student's, and the bootstrap's
+        tiny, plain = mean_interval([0.0, 1e-200, 3e-200] * times), mean_interval([0.0, 1.0, 3.0] * times)
+        assert tiny.low == pytest.approx(1e-200 * (plain.low or 0), rel=1e-9, abs=0)
+        assert tiny.low != tiny.mean
 
 
 def test_the_seed_decides() -> None:
-    values = [0.1, 0.5, 0.9, 0.2, 0.4]
+    values = [0.1, 0.5, 0.9, 0.2, 0.4, 0.3, 0.8, 0.6, 0.7, 0.0]
     assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
     assert mean_interval(values, seed=1, resamples=99) != mean_interval(values, seed=2, resamples=99)
 
@@ -278,11 +299,11 @@ def test_a_share_less_a_mean_by_hand() -> None:
 
 
 def test_a_share_less_a_mean_of_numbers_that_go_with_it() -> None:
-    """Zou's bounds from Wilson's of 5 of 8, the skewed mean's own, and a correlation of .8."""
-    yes = {str(i): i < 5 for i in range(8)}
-    values = dict(zip(yes, [0.9, 0.8, 1.0, 0.7, 0.95, 0.1, 0.6, 0.2], strict=True))
+    """Zou's bounds from Wilson's of 6 of 10, the skewed mean's own, and a correlation of .8."""
+    yes = {str(i): i < 6 for i in range(10)}
+    values = dict(zip(yes, [0.9, 0.95, 1.0, 0.9, 0.95, 0.85, 0.1, 0.8, 0.3, 0.7], strict=True))
     found, other = proportion_less_mean(yes, values), mean_interval(list(values.values()))
-    share, mean, wide = 5 / 8, 0.65625, wilson(5, 8)
+    share, mean, wide = 0.6, 0.745, wilson(6, 10)
     r = float(np.corrcoef(list(yes.values()), list(values.values()))[0, 1])
     assert 0.75 < r < 0.9
     assert other.high - mean < 0.8 * (mean - other.low), "skewed, so that no bound can stand for the other"

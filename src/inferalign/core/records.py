@@ -1,6 +1,7 @@
 """The run folder: what a long command leaves behind, and all that a report is built from.
 
-    config.json             the settings that decide the results; every later command on the folder must bring the same
+    config.json             the settings that decide the results; once something is recorded, every later command on
+                            the folder must bring the same
     env.json                versions and machine of the first session; env-2.json ... those of later, different ones
     records/main.jsonl      one line a finished unit (`shards`), or records/shard-1-of-4.jsonl ... for several writers
 
@@ -49,7 +50,7 @@ class RunFolder:
         """Make the folder, or take it up again.
 
         Args:
-            config: JSON values; must equal the folder's `config.json` if there is one.
+            config: JSON values; must equal the folder's `config.json` if there is one and something is recorded.
             env: JSON values, see `environment`.
             shard: `"1/4"` to do a quarter of the items beside three other processes; None to do all of them.
             kind: what the records are, written into the shard's header.
@@ -63,7 +64,7 @@ class RunFolder:
             records.mkdir(parents=True, exist_ok=True)
         with _opening(records):
             _check_writers(records, spec)
-            _keep_config(path, config)
+            _keep_config(path, config, kind)
             _keep_environment(path, env)
             writer = ShardWriter(records, spec.name, kind)
             try:
@@ -161,7 +162,7 @@ def _check_writers(records: Path, spec: ShardSpec) -> None:
             )
 
 
-def _keep_config(path: Path, config: Mapping[str, Any]) -> None:
+def _keep_config(path: Path, config: Mapping[str, Any], kind: str) -> None:
     wanted = parse_json(dump_json(config))
     file = path / "config.json"
     if not file.exists():
@@ -169,11 +170,21 @@ def _keep_config(path: Path, config: Mapping[str, Any]) -> None:
             raise RunError(f"{found[0]} has no {file.name} to say how it was made. Restore it, or name another --run.")
         write_json_atomic(file, wanted)
         return
-    if changes := list(differences(read_json(file), wanted)):
+    changes = list(differences(read_json(file), wanted))
+    if changes and not _in_use(path / "records", kind):
+        # Nothing came of these settings: a wrong address or key may be corrected without another folder.
+        write_json_atomic(file, wanted)
+    elif changes:
         raise RunError(
             f"{path} was made by another configuration: {'; '.join(changes)}. "
             "Repeat the command with the folder's own settings, name another --run, or remove the folder."
         )
+
+
+def _in_use(records: Path, kind: str) -> bool:
+    """Whether anything is recorded, or some process may be about to. Raises `RunError` for records of another kind."""
+    recorded = any(True for shard in sorted(records.glob("*.jsonl")) for _ in read_shard(shard, kind))
+    return recorded or any(True for _ in active_writers(records))
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
