@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -241,3 +244,31 @@ def test_training_that_cannot_start_or_be_kept(
     monkeypatch.setattr("inferalign.sandbox.training.train", full)
     assert main(["sandbox", "train", "--out", str(tmp_path / "model"), "--steps", "1"]) == 1
     assert "No space left on device. Free some space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_stdout_that_takes_nothing_is_no_traceback(tmp_path: Path, unbuffered: str) -> None:
+    """`/dev/full` is a full disk; a pipe whose reader has gone is `| head`."""
+    command = [sys.executable, "-m", "inferalign.cli.main", *SAMPLE, "--out", str(tmp_path / "p.jsonl")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
+    said = b"cannot write stdout, or a file: No space left on device; free some space; what was finished is kept\n"
+    assert (ended.returncode, ended.stderr) == (1, b"inferalign: " + said)
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    assert len(read_prompts(tmp_path / "p.jsonl")) == 3
+
+
+def test_a_pipe_that_broke_elsewhere_is_told_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def breaks(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("inferalign.core.prompts.write_prompts", breaks)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(BrokenPipeError):
+            main([*SAMPLE, "--out", str(tmp_path / "p.jsonl")])

@@ -58,6 +58,11 @@ def test_a_template_that_refuses_is_an_input_error(llama_dir: Path) -> None:
         picky.render(TURNS)
 
 
+def test_a_template_that_is_none_is_told_once_when_the_model_loads(llama_dir: Path) -> None:
+    with pytest.raises(ModelError, match=r"not valid Jinja, line 2: .*--chat-template FILE"):
+        chat(llama_dir, template="{% for m in messages %}\n{{ m['content' }}{% endfor %}")
+
+
 def test_a_text_longer_than_the_tokenizer_expects_is_encoded_without_a_warning(
     llama_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

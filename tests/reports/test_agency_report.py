@@ -99,15 +99,15 @@ def test_differences_and_ranks_are_those_of_the_analysis(run: Path, page: str) -
 def test_the_files_beside_the_page_say_the_same(run: Path, page: str) -> None:
     folder = run.parent / "out"
     evidence = read_evidence([run])
-    rows = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((folder / "page-scores.csv").read_text().splitlines()))
     assert len(rows) == 3 * 9  # the panel and its two judges; three arms by two dimensions and overall
     for row, mean in zip(rows, summarise(evidence.table, "panel"), strict=False):
         assert (row["judge"], row["subject"], row["dimension"]) == ("panel", mean.arm.subject, mean.dimension)
         assert float(row["mean"]) == mean.score.mean
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / "page.json").read_text())
     assert [row["mean"] for row in report["means"]] == [float(row["mean"]) for row in rows]
     assert report["runs"][0]["config"]["dimensions"].keys() == set(SMALL)
-    examples = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
+    examples = [json.loads(line) for line in (folder / "page-examples.jsonl").read_text().splitlines()]
     assert len(examples) == 2 * 5
     for dimension in SMALL:
         own = [each for each in examples if each["dimension"] == dimension]
@@ -128,7 +128,7 @@ def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
     names = [row[0] for row in cells(page, "Overall")]
     assert sorted(names) == ["m", "n, 1 of 2 dimensions"]
     assert ">n, 1 of 2 dimensions</text>" in page
-    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "page-scores.csv").read_text().splitlines()))
     assert {(row["subject"], row["dimension"]): row["dimensions"] for row in rows} == {
         ("m", SMALL[0]): "1",
         ("m", SMALL[1]): "1",
@@ -138,10 +138,13 @@ def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["report.json", "scores.csv", "examples.jsonl"])
-def test_the_page_is_not_written_over_by_its_data(run: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="is written beside it"):
-        write_report(tmp_path / name, compute(read_evidence([run])))
+def test_a_folder_holds_several_pages_with_their_data(run: Path, tmp_path: Path) -> None:
+    results = compute(read_evidence([run]))
+    names = {path.name for name in ("a.html", "b.html") for path in write_report(tmp_path / name, results)}
+    assert names == {f"{page}{end}" for page in "ab" for end in (".html", ".json", "-scores.csv", "-examples.jsonl")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with pytest.raises(InputError, match=r"the page cannot be .*c\.json: its data are written there"):
+        write_report(tmp_path / "c.json", results)
 
 
 def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_hostile_replies_and_names_are_text(tmp_path: Path, text: str) -> None:
     if text is LONG:
         assert "the first 4,000 of 100,013 characters" in seen.text
         assert "the end of it" not in seen.text
-        assert "the end of it" in (tmp_path / "examples.jsonl").read_text()
+        assert "the end of it" in (tmp_path / "page-examples.jsonl").read_text()
 
 
 def test_a_large_run_stays_below_two_megabytes(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_texts_that_are_written_out_at_length_are_cut_shorter(tmp_path: Path) ->
     page = (tmp_path / "page.html").read_text()
     assert page.count('<article class="example"') == 30
     assert "the first 2,000 of 20,000 characters" in page
-    assert (tmp_path / "examples.jsonl").read_text().count("\u202e") == 30 * 20_000
+    assert (tmp_path / "page-examples.jsonl").read_text().count("\u202e") == 30 * 20_000
 
 
 def test_unknown_costs_are_shown_as_unknown(page: str) -> None:

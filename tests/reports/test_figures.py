@@ -49,6 +49,11 @@ def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
     assert b"x$y^{$" in write_figure(tmp_path / "odd.svg", [odd]).read_bytes()
 
 
+def test_a_name_with_an_underscore_before_it_is_in_the_legend() -> None:
+    (axes,) = draw([Panel(title="", x_label="", y_label="", series=[Series(name="_mine", x=LINE.x, y=LINE.y)])]).axes
+    assert [text.get_text().strip() for text in axes.get_legend().get_texts()] == ["_mine"]
+
+
 def test_one_pair_of_axes_a_panel() -> None:
     assert len(draw([PANEL, PANEL, PANEL]).axes) == 3
     with pytest.raises(InputError, match="without panels"):

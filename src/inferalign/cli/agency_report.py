@@ -30,7 +30,7 @@ class ReportOptions:
     """Run folders of `agency run`, or Inspect logs (.eval); several are put side by side."""
     _: KW_ONLY
     out: Path | None = None
-    """The page to write; none takes report.html in the first run. Data files are written beside it."""
+    """The page to write; none takes report.html in the first run. Data files of its name are written beside it."""
     judge: str | None = None
     """Whose scores are shown: a judge, or `panel`. None takes the oracle, the only judge, or the panel of all."""
     hab_compat: bool = False

@@ -1,6 +1,7 @@
 """`inferalign VERB`: finds the verb, reads its flags and its TOML file, and turns what goes wrong into one message.
 
-Exit codes: 0 done, 1 an `InferalignError`, 2 a flag or key that cannot be used, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 an `InferalignError`, a full disk or a stdout that nobody reads any more (`| head`), 2 a flag or
+key that cannot be used, 130 stopped by Ctrl-C.
 A verb is a `"module:function"` string that is imported when it is called, so `--help` loads none of them.
 Each verb takes one frozen dataclass: its fields are the flags, the TOML keys and the help.
 """
@@ -8,6 +9,9 @@ Each verb takes one frozen dataclass: its fields are the flags, the TOML keys an
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         return fail(usage_message(error), 2)
     except InferalignError as error:
@@ -81,7 +86,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"{stop.args[0]} finished and kept" if stop.args else "what was finished is kept"
         then = stop.args[1] if stop.args[1:] else "to go on"
         return fail(f"stopped; {kept}, repeat the same command {then}", 130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            _let_go_of_stdout()
+            return 1  # without a word, as rich ends where a table meets it
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _let_go_of_stdout()
+        where = error.filename or "stdout, or a file"
+        return fail(f"cannot write {where}: {error.strerror}; free some space; what was finished is kept", 1)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe that its reader has closed."""
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
+
+
+def _let_go_of_stdout() -> None:
+    """Drop what it holds and cannot write: Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -40,7 +41,7 @@ class ChatFormat:
     """One tokenizer's way of writing chats. `end_ids` beyond the tokenizer's own come from the generation config."""
 
     def __init__(self, tokenizer: Any, *, template: str | None = None, end_ids: Iterable[int] = ()) -> None:
-        """`template` (Jinja) replaces the tokenizer's chat template."""
+        """`template` (Jinja) replaces the tokenizer's chat template. Raises `ModelError` for one that is no Jinja."""
         self._tokenizer = tokenizer
         self._template: str | None = template or tokenizer.chat_template
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
@@ -48,6 +49,8 @@ class ChatFormat:
         """Tokens that end an answer."""
         self.stop_strings: tuple[str, ...] = () if self._template else (TRANSCRIPT_MARKER,)
         """Texts that end an answer: the marker of the next user turn, where no token says it."""
+        with suppress(InputError):  # a template may refuse this conversation; others are told about their own
+            self._written([Message(role="user", content="Question")])
 
     @cached_property
     def clause_end_ids(self) -> frozenset[int]:
@@ -111,13 +114,18 @@ class ChatFormat:
         """The conversation as text; with `next_answer`, up to where the next answer begins."""
         if self._template is None:
             return "".join(_TURNS[message.role].format(message.content) for message in messages) + "Assistant:"
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=self._template, add_generation_prompt=next_answer, tokenize=False
             )
+        except TemplateSyntaxError as error:
+            raise ModelError(
+                f"the chat template is not valid Jinja, line {error.lineno}: {error.message}; mend it, or give another "
+                "(most commands take --chat-template FILE)"
+            ) from error
         except TemplateError as error:
             raise InputError(
                 f"the chat template refuses this conversation ({' '.join(m.role for m in messages)}): {error}; "

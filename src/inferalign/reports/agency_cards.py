@@ -16,7 +16,7 @@ from inferalign.reports.html import Content, Html, clipped, element, facts, join
 from inferalign.scorers.verdicts import Rubric
 
 PROMPT, TURN, ASSESSMENT, EXTRA = 2_500, 4_000, 800, 800
-"""Characters shown; the whole text is in examples.jsonl."""
+"""Characters shown; the whole text is in the file of examples."""
 MOST = 1_000_000
 """Bytes of all cards; texts are cut shorter where they would be more, so that the page stays one that can be sent."""
 LONG = 900
@@ -32,7 +32,7 @@ def cards(results: Results) -> list[Content]:
         return [element("p", "No reply has a score.")]
     note = (
         "The lowest and the highest scores of each dimension, ties by a seeded draw: extremes, not typical replies. "
-        "The whole texts are in examples.jsonl."
+        "The whole texts are in the file of examples beside this page (-examples.jsonl)."
     )
     return [element("p", note, class_="note"), _filters(results, shown), *_fitting(results, shown)]
 

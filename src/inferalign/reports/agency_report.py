@@ -14,24 +14,21 @@ from inferalign.core.files import dump_json, write_bytes_atomic, write_json_atom
 from inferalign.reports.agency_page import render
 from inferalign.reports.agency_results import Results, as_json, score_rows
 
-JSON, SCORES, EXAMPLES = "report.json", "scores.csv", "examples.jsonl"
-
 
 def write_report(out: Path, results: Results) -> list[Path]:
-    """Write the page to `out` and `JSON`, `SCORES`, `EXAMPLES` into its folder.
+    """Write the page to `out`, and beside it, named after it, `.json`, `-scores.csv` and `-examples.jsonl`.
 
-    Raises `InputError` for an `out` of one of their names, and `RunError` for a bad disk.
+    Raises `InputError` for an `out` that one of them would take, and `RunError` for a bad disk.
     """
-    if out.name in (JSON, SCORES, EXAMPLES):
-        raise InputError(f"the page cannot be {out}: {out.name} is written beside it. Name it otherwise, as page.html")
-    page = render(results)
-    write_bytes_atomic(out, page)
-    beside = [out.parent / name for name in (JSON, SCORES, EXAMPLES)]
-    write_json_atomic(beside[0], as_json(results))
-    write_csv(beside[1], score_rows(results))
+    data, scores, examples = (out.with_name(out.stem + end) for end in (".json", "-scores.csv", "-examples.jsonl"))
+    if out == data:
+        raise InputError(f"the page cannot be {out}: its data are written there. Name it otherwise, as page.html")
+    write_bytes_atomic(out, render(results))
+    write_json_atomic(data, as_json(results))
+    write_csv(scores, score_rows(results))
     lines = (dump_json(to_dict(each) | {"arm": each.arm._asdict()}) for each in results.examples)
-    write_bytes_atomic(beside[2], b"".join(line + b"\n" for line in lines))
-    return [out, *beside]
+    write_bytes_atomic(examples, b"".join(line + b"\n" for line in lines))
+    return [out, data, scores, examples]
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -277,4 +277,6 @@ def _caption(title: str, note: str) -> Html:
 def _cut(rows: list[Row]) -> tuple[list[Row], str]:
     if len(rows) <= MOST_ROWS:
         return rows, ""
-    return rows[:MOST_ROWS], f"The first {MOST_ROWS:,} of {len(rows):,} rows; report.json has all of them."
+    return rows[
+        :MOST_ROWS
+    ], f"The first {MOST_ROWS:,} of {len(rows):,} rows; all are in the .json file beside this page."

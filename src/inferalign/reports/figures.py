@@ -135,5 +135,8 @@ def _reach(estimate: Estimate) -> tuple[float, float]:
 
 
 def _plain(text: str) -> str:
-    """A name as text: matplotlib sets what stands between dollars as a formula, and fails where it is none."""
-    return text.replace("$", r"\$")
+    """A name as text: matplotlib sets what stands between dollars as a formula, and fails where it is none.
+
+    It also leaves out of a legend what begins with an underscore; after a space it does not.
+    """
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
