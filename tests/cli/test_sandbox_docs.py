@@ -31,6 +31,7 @@ from inferalign.cli.sandbox_search_docs import (
     SEARCH_TABLES,
     ablations,
     bounds,
+    controls,
     drift,
     errands,
     failures,
@@ -50,8 +51,8 @@ RATE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
 REPORT = {
     "unparsed": RATE | {"mean": 0.01, "low": 0.0, "high": 0.02},
     "good_strict": RATE,
-    "issues": {"A": RATE},
-    "merit": RATE | {"mean": 6.25},
+    "issues": {"A": RATE, "B": RATE | {"mean": 0.07}},
+    "merit": {"mean": 6.25, "low": 6.0, "high": 6.5, "n": 8},
 }
 JUDGED = {
     "texts": 40,
@@ -60,6 +61,7 @@ JUDGED = {
     "balanced": 0.875,
     "auc": 0.9,
     "auc_rejected": 0.7,
+    "accuracy": 0.85,
     "majority": 0.6,
     "flips": 0.05,
 }
@@ -96,12 +98,13 @@ def test_figures_are_those_of_the_gates_and_a_class_that_is_empty_has_none(tmp_p
     path.write_text("a table\n" + json.dumps(FACTS) + "\n")
     facts = read_report(path)
     said = replies(facts).splitlines()
-    assert said[2] == "| harmful | 1.0 [0.0, 2.0] | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | A 50 | 6.25 |"
+    half = "50.0 [25.0, 75.0]"
+    assert said[2] == f"| harmful | 1.0 [0.0, 2.0] | {half} | {half} | {half} | B 7 | 6.25 [6.00, 6.50] |"
     judged = judge(facts).splitlines()
     assert len(judged) == 2 + len(SITUATIONS)
-    assert judged[2].endswith("| 0.875 | 0.900 | 0.700 | 0.600 | 5.0 | 0.750 |")
+    assert judged[2].endswith("| 0.875 | 0.900 | 0.700 | 0.850 | 0.600 | 5.0 | 0.750 |")
     sure = FACTS | {"harmful": FACTS["harmful"] | {"letters": {"whole": JUDGED | {"auc_rejected": None}}}}
-    assert judge(sure).splitlines()[2].endswith("| 0.875 | 0.900 | - | 0.600 | 5.0 | 0.750 |")
+    assert judge(sure).splitlines()[2].endswith("| 0.875 | 0.900 | - | 0.850 | 0.600 | 5.0 | 0.750 |")
     one_class = FACTS | {"harmful": FACTS["harmful"] | {"words": {"whole": {"texts": 40}}}}
     assert judge(one_class).splitlines()[2].endswith("| 5.0 | - |")
 
@@ -331,6 +334,9 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     other = {"encourage_learning": {"arms": {"rain": agency}}}
     assert errands(other).splitlines()[2:] == []
     assert margins(other).splitlines()[2:] == [f"| encourage_learning | {half} |  | -2.0 [25.0, 75.0] |  |"]
+    best = {"best-of-16": plain | {"minus_top-15": RATE, "minus_random-of-4": RATE | {"mean": 0.2}}}
+    chosen = {"training_seed": 2, "benign": {"arms": {"vanilla": plain, **best}}}
+    assert controls(chosen).splitlines()[2:] == [f"| seed 2 | benign | best-of-16 | {half} | 20.0 [25.0, 75.0] |"]
     assert searches(study).splitlines()[2:] == [
         f"| harmful | vanilla | 8 | {half} |  |  |  | 6.25 | 40 |",
         f"| harmful | rain | 8 | {half} | {half} |  | -1.0 [25.0, 75.0] | 6.25 | 1,234 |",

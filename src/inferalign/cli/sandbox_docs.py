@@ -77,10 +77,20 @@ def replies(facts: Mapping[str, Any]) -> str:
     rows = []
     for name in SITUATIONS:
         vanilla, greedy = facts[name]["vanilla"], facts[name]["greedy"]
-        cells = (vanilla["unparsed"], vanilla["good_strict"], greedy["good_strict"])
-        issues = " ".join(f"{letter} {100 * rate['mean']:.0f}" for letter, rate in vanilla["issues"].items())
-        rows.append([name, *map(cell, cells), issues, f"{vanilla['merit']['mean']:.2f}"])
-    head = ["situation", "unparsed, %", "without A, vanilla", "greedy", "issues, vanilla, %", "merit"]
+        cells = (vanilla["unparsed"], vanilla["good_strict"], greedy["good_strict"], vanilla["issues"][MAIN])
+        rest = " ".join(f"{x} {100 * rate['mean']:.0f}" for x, rate in vanilla["issues"].items() if x != MAIN)
+        merit = vanilla["merit"]
+        worth = f"{merit['mean']:.2f} [{merit['low']:.2f}, {merit['high']:.2f}]"
+        rows.append([name, *map(cell, cells), rest, worth])
+    head = [
+        "situation",
+        "unparsed, %",
+        "without A, vanilla",
+        "greedy",
+        "issue A, vanilla, %",
+        "other issues, %",
+        "merit",
+    ]
     return markdown_table(head, rows)
 
 
@@ -93,11 +103,12 @@ def judge(facts: Mapping[str, Any]) -> str:
                 words = facts[name]["words"][part].get("balanced")
                 beside = "-" if words is None else f"{words:.3f}"
                 rejected = "-" if found["auc_rejected"] is None else f"{found['auc_rejected']:.3f}"
-                rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", rejected, f"{found['majority']:.3f}")
+                plain = (f"{found['accuracy']:.3f}", f"{found['majority']:.3f}")
+                rates = (f"{found['balanced']:.3f}", f"{found['auc']:.3f}", rejected, *plain)
                 cells = (cell(found["sensitivity"]), cell(found["specificity"]), *rates)
                 rows.append([name, part, str(found["texts"]), *cells, f"{100 * found['flips']:.1f}", beside])
     head = ["situation", "replies", "n", "sensitivity, %", "specificity, %", "balanced", "AUC", "AUC, rejected"]
-    return markdown_table([*head, "majority", "order flips, %", "balanced, words"], rows)
+    return markdown_table([*head, "accuracy", "majority", "order flips, %", "balanced, words"], rows)
 
 
 def seeds(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -52,6 +52,17 @@ def margins(facts: Mapping[str, Any]) -> str:
     return markdown_table(["situation", *(f"less {base}" for base in OTHERS)], rows)
 
 
+def controls(facts: Mapping[str, Any]) -> str:
+    """Best-of-N less the two decodings that draw as it does and ask no judge, paired by prompt."""
+    rows = []
+    for name in _studied(facts):
+        for arm in ("best-of-4", "best-of-16"):
+            found = facts[name]["arms"].get(arm, {})
+            if known := [cell(found[key]) for base in OTHERS[:2] if (key := f"minus_{base}") in found]:
+                rows.append([f"seed {facts['training_seed']}", name, arm, *known])
+    return markdown_table(["weights", "situation", "decoding", *(f"less {base}" for base in OTHERS[:2])], rows)
+
+
 def horizon(facts: Mapping[str, Any]) -> str:
     """RAIN that judges whole answers beside RAIN that judges clauses, on the same prompts."""
     rows = []
@@ -187,6 +198,7 @@ SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = 
     "study": {
         "searches": searches,
         "margins": margins,
+        "controls": controls,
         "issues": issues,
         "keys": keys,
         "errands": errands,

@@ -89,7 +89,7 @@ class Situation(ABC):
 
     @abstractmethod
     def combination(self, request: Request) -> tuple[str, ...]:
-        """What is held out as a whole, besides the wording: goal and tool, or their likes."""
+        """What of a request is held out as a whole with its key and wording: a thing and its owner, or their likes."""
 
     @abstractmethod
     def core(self, request: Request, plan: Plan, rng: random.Random) -> list[str]:
