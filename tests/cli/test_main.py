@@ -260,7 +260,20 @@ def test_a_stdout_that_takes_nothing_is_no_traceback(tmp_path: Path, unbuffered:
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, env=environment, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
     assert len(read_prompts(tmp_path / "p.jsonl")) == 3
+
+
+def test_a_full_disk_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fills(*_: object) -> None:
+        raise OSError(28, "No space left on device", "kept.bin")
+
+    monkeypatch.setattr("inferalign.core.prompts.write_prompts", fills)
+    assert main([*SAMPLE, "--out", "p.jsonl"]) == 1
+    assert "cannot write kept.bin: No space left on device; free some space" in capsys.readouterr().err
 
 
 def test_a_pipe_that_broke_elsewhere_is_told_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_settings_of_which_nothing_came_may_be_corrected(tmp_path: Path) -> None
         RunFolder.open(tmp_path, {"seed": 2}, ENV)
 
 
+def test_the_environment_of_settings_that_were_corrected_goes_with_them(tmp_path: Path) -> None:
+    for model in ("wrong", "right"):
+        RunFolder.open(tmp_path, {"model": model}, {"model": model}).close()
+    assert {p.name: json.loads(p.read_text()) for p in tmp_path.glob("env*.json")} == {"env.json": {"model": "right"}}
+
+
+def test_a_configuration_that_no_run_wrote_is_not_replaced(tmp_path: Path) -> None:
+    """A model's folder, or another command's, given as a run folder."""
+    (tmp_path / "config.json").write_text('{"model_type":"llama"}')
+    for _ in range(2):
+        with pytest.raises(RunError, match='model_type is "llama" there and absent here'):
+            RunFolder.open(tmp_path, CONFIG, ENV)
+    assert (tmp_path / "config.json").read_text() == '{"model_type":"llama"}'
+
+
 def test_settings_that_another_process_works_by_are_not_corrected(tmp_path: Path) -> None:
     with (
         RunFolder.open(tmp_path, {"seed": 1}, ENV, shard="1/2"),

@@ -104,7 +104,7 @@ def test_the_files_beside_the_page_say_the_same(run: Path, page: str) -> None:
     for row, mean in zip(rows, summarise(evidence.table, "panel"), strict=False):
         assert (row["judge"], row["subject"], row["dimension"]) == ("panel", mean.arm.subject, mean.dimension)
         assert float(row["mean"]) == mean.score.mean
-    report = json.loads((folder / "page.json").read_text())
+    report = json.loads((folder / "page-data.json").read_text())
     assert [row["mean"] for row in report["means"]] == [float(row["mean"]) for row in rows]
     assert report["runs"][0]["config"]["dimensions"].keys() == set(SMALL)
     examples = [json.loads(line) for line in (folder / "page-examples.jsonl").read_text().splitlines()]
@@ -141,10 +141,13 @@ def test_an_overall_mean_over_some_dimensions_says_so(tmp_path: Path) -> None:
 def test_a_folder_holds_several_pages_with_their_data(run: Path, tmp_path: Path) -> None:
     results = compute(read_evidence([run]))
     names = {path.name for name in ("a.html", "b.html") for path in write_report(tmp_path / name, results)}
-    assert names == {f"{page}{end}" for page in "ab" for end in (".html", ".json", "-scores.csv", "-examples.jsonl")}
+    assert names == {
+        f"{page}{end}" for page in "ab" for end in (".html", "-data.json", "-scores.csv", "-examples.jsonl")
+    }
     assert {path.name for path in tmp_path.iterdir()} == names
-    with pytest.raises(InputError, match=r"the page cannot be .*c\.json: its data are written there"):
-        write_report(tmp_path / "c.json", results)
+    for folder in (tmp_path, Path()):
+        with pytest.raises(InputError, match=r"which is a folder\. Name a file in it, as .*report\.html"):
+            write_report(folder, results)
 
 
 def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def render() -> str:
         "# The command line\n",
         "Written by `make docs` from the help of each verb; do not edit. Every flag is also a key of a TOML file given",
         "with `--config FILE.toml` (`top-k = 15`); a flag wins over the file. Progress goes to stderr. The last line",
-        "on stdout is one JSON object. Exit codes: 0 done, 1 an error with its message on stderr, 2 a flag or key that",
-        "cannot be used, 130 stopped by Ctrl-C.\n",
+        "on stdout is one JSON object. Exit codes: 0 done, 1 an error with its message on stderr (none where nobody",
+        "reads stdout any more), 2 a flag or key that cannot be used, 130 stopped by Ctrl-C.\n",
     ]
     for page in PAGES:
         parts += [f"## `{' '.join(('inferalign', *page))}`\n", "```text", help_text(page), "```\n"]

@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed before we began (`>&-`)
+            sys.stdout.flush()
     except CycloptsError as error:
         return fail(usage_message(error), 2)
     except InferalignError as error:
@@ -108,7 +109,8 @@ def _nobody_reads() -> bool:
 def _let_go_of_stdout() -> None:
     """Drop what it holds and cannot write: Python would try again at its end, and complain."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -58,7 +58,8 @@ def controls(facts: Mapping[str, Any]) -> str:
     for name in _studied(facts):
         for arm in ("best-of-4", "best-of-16"):
             found = facts[name]["arms"].get(arm, {})
-            if known := [cell(found[key]) for base in OTHERS[:2] if (key := f"minus_{base}") in found]:
+            known = [cell(found[key]) if key in found else "" for key in (f"minus_{base}" for base in OTHERS[:2])]
+            if any(known):
                 rows.append([f"seed {facts['training_seed']}", name, arm, *known])
     return markdown_table(["weights", "situation", "decoding", *(f"less {base}" for base in OTHERS[:2])], rows)
 

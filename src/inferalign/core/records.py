@@ -171,8 +171,11 @@ def _keep_config(path: Path, config: Mapping[str, Any], kind: str) -> None:
         write_json_atomic(file, wanted)
         return
     changes = list(differences(read_json(file), wanted))
-    if changes and not _in_use(path / "records", kind):
-        # Nothing came of these settings: a wrong address or key may be corrected without another folder.
+    if changes and _nothing_came(path / "records", kind):
+        # A wrong address or key may be corrected without another folder; the environment was that of the wrong one.
+        with disk_errors(path, "correct the settings of"):
+            for old in path.glob("env*.json"):
+                old.unlink()
         write_json_atomic(file, wanted)
     elif changes:
         raise RunError(
@@ -181,10 +184,15 @@ def _keep_config(path: Path, config: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _in_use(records: Path, kind: str) -> bool:
-    """Whether anything is recorded, or some process may be about to. Raises `RunError` for records of another kind."""
-    recorded = any(True for shard in sorted(records.glob("*.jsonl")) for _ in read_shard(shard, kind))
-    return recorded or any(True for _ in active_writers(records))
+def _nothing_came(records: Path, kind: str) -> bool:
+    """Whether a run was begun here, has recorded nothing, and nobody else is about to.
+
+    A folder without shards holds somebody else's `config.json`: a model's, or another command's. Raises `RunError` for
+    records of another kind.
+    """
+    shards = sorted(records.glob("*.jsonl"))
+    recorded = any(True for shard in shards for _ in read_shard(shard, kind))
+    return bool(shards) and not recorded and not any(True for _ in active_writers(records))
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

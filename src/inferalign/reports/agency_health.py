@@ -9,7 +9,7 @@ from inferalign.reports.agency_tables import estimate_cell, number, titled
 from inferalign.reports.html import Cell, Content, Html, Row, clipped, element, join, table
 
 REASONS = 12
-"""Shown; all of them are in the page's .json file."""
+"""Shown; all of them are in the page's -data.json."""
 REASON = 300
 """Characters of one."""
 
@@ -90,7 +90,7 @@ def _reasons(results: Results) -> Html:
         said, cut = clipped(reason, REASON)
         rows.append([judge, status, number(count), element("bdi", f"{said} {cut}".strip(), class_="said-short")])
     left = len(results.reasons) - len(rows)
-    note = f"{left:,} more kinds are in the .json file beside this page." if left else ""
+    note = f"{left:,} more kinds are in -data.json beside this page." if left else ""
     head = ("judge", "status", "verdicts", "reason")
     return table(_caption("Why verdicts were repaired or not reached", note), head, rows)
 

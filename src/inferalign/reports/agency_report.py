@@ -16,13 +16,13 @@ from inferalign.reports.agency_results import Results, as_json, score_rows
 
 
 def write_report(out: Path, results: Results) -> list[Path]:
-    """Write the page to `out`, and beside it, named after it, `.json`, `-scores.csv` and `-examples.jsonl`.
+    """Write the page to `out`, and beside it, named after it, `-data.json`, `-scores.csv` and `-examples.jsonl`.
 
-    Raises `InputError` for an `out` that one of them would take, and `RunError` for a bad disk.
+    No file of a run has such a name. Raises `InputError` for an `out` that is a folder, and `RunError` for a bad disk.
     """
-    data, scores, examples = (out.with_name(out.stem + end) for end in (".json", "-scores.csv", "-examples.jsonl"))
-    if out == data:
-        raise InputError(f"the page cannot be {out}: its data are written there. Name it otherwise, as page.html")
+    if not out.name or out.is_dir():
+        raise InputError(f"the page cannot be {out}, which is a folder. Name a file in it, as {out / 'report.html'}")
+    data, scores, examples = (out.with_name(out.stem + end) for end in ("-data.json", "-scores.csv", "-examples.jsonl"))
     write_bytes_atomic(out, render(results))
     write_json_atomic(data, as_json(results))
     write_csv(scores, score_rows(results))

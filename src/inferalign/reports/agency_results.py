@@ -139,7 +139,7 @@ def short_names(arms: Sequence[Arm]) -> dict[Arm, str]:
 
 
 def score_rows(results: Results) -> list[dict[str, Any]]:
-    """One flat row a mean, in points of 10: what `-scores.csv` holds, and `means` of the page's `.json`."""
+    """One flat row a mean, in points of 10: what `-scores.csv` holds, and `means` of the page's `-data.json`."""
     status = status_counts(results.health)
     ranks = results.ranks()
     published = {(each.judge, each.arm, each.dimension): each for each in results.published}
@@ -206,7 +206,7 @@ def difference_rows(differences: Iterable[Difference]) -> list[dict[str, Any]]:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """What the page's `.json` holds."""
+    """What the page's `-data.json` holds."""
     evidence = results.evidence
     return {
         "kind": "agency-report",

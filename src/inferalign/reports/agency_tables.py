@@ -277,6 +277,4 @@ def _caption(title: str, note: str) -> Html:
 def _cut(rows: list[Row]) -> tuple[list[Row], str]:
     if len(rows) <= MOST_ROWS:
         return rows, ""
-    return rows[
-        :MOST_ROWS
-    ], f"The first {MOST_ROWS:,} of {len(rows):,} rows; all are in the .json file beside this page."
+    return rows[:MOST_ROWS], f"The first {MOST_ROWS:,} of {len(rows):,} rows; all are in -data.json beside this page."
