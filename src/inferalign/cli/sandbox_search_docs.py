@@ -60,8 +60,8 @@ def controls(facts: Mapping[str, Any]) -> str:
             found = facts[name]["arms"].get(arm, {})
             known = [cell(found[key]) if key in found else "" for key in (f"minus_{base}" for base in OTHERS[:2])]
             if any(known):
-                rows.append([f"seed {facts['training_seed']}", name, arm, *known])
-    return markdown_table(["weights", "situation", "decoding", *(f"less {base}" for base in OTHERS[:2])], rows)
+                rows.append([name, arm, *known])
+    return markdown_table(["situation", "decoding", *(f"less {base}" for base in OTHERS[:2])], rows)
 
 
 def horizon(facts: Mapping[str, Any]) -> str:
