@@ -45,6 +45,18 @@ def test_missing_and_unreadable_values_are_usage_errors(capsys: pytest.CaptureFi
     assert '"three"' in capsys.readouterr().err
 
 
+def test_a_fraction_is_not_rounded_to_a_whole_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, config = tmp_path / "p.jsonl", tmp_path / "c.toml"
+    config.write_text("seed = 1.5\n")
+    assert main([*SAMPLE[:-1], "2.6", "--out", str(out)]) == 2
+    assert "inferalign: --n takes a whole number, not 2.6. See" in capsys.readouterr().err
+    assert main([*SAMPLE, "--out", str(out), "--config", str(config)]) == 2
+    assert f"{config}: --seed takes a whole number, not 1.5." in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*SAMPLE[:-1], "2.0", "--out", str(out)]) == 0
+    assert len(read_prompts(out)) == 2
+
+
 def test_unknown_toml_key_has_a_did_you_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "c.toml"
     config.write_text('kind = "harmful"\nn = 3\nsed = 4\n')

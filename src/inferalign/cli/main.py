@@ -11,13 +11,14 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownOptionError
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 import inferalign
@@ -48,6 +49,7 @@ def build_app() -> App:
         version=inferalign.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # `main` says what is kept
+        config=_whole_numbers,
     )
     app.meta.suppress_keyboard_interrupt = False
     for name, (target, summary) in VERBS.items():
@@ -65,7 +67,8 @@ def build_app() -> App:
             A TOML file whose keys are the verb's flags; a flag on the command line wins.
         """
         if config is not None:
-            app.config = (Dict(_flat(read_toml(config), config), source=str(config), use_commands_as_keys=False),)
+            file = Dict(_flat(read_toml(config), config), source=str(config), use_commands_as_keys=False)
+            app.config = (file, _whole_numbers)
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     return app
@@ -115,6 +118,15 @@ def _let_go_of_stdout() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _whole_numbers(_app: App, _verbs: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse 2.6 where a whole number is asked for: the parser would round it."""
+    for argument in arguments:
+        for token in argument.tokens if argument.resolved_hint is int else ():
+            if re.fullmatch(r"[+-]?\d*\.\d+", token.value) and not float(token.value).is_integer():
+                where = "" if token.source == "cli" else f"{token.source}: "
+                raise CycloptsError(msg=f"{where}{argument.name} takes a whole number, not {token.value}.")
 
 
 def _flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
