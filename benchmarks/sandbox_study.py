@@ -86,6 +86,8 @@ ARMS: dict[str, Arm] = {
     "random-of-4": Arm(procedure="random-of-n:4"),
     "best-of-4": Arm(procedure="best-of-n:4"),
     "best-of-16": Arm(procedure="best-of-n:16"),
+    "best-of-4-harm-question": Arm(procedure="best-of-n:4", question="self", only=("benign",)),
+    "best-of-16-harm-question": Arm(procedure="best-of-n:16", question="self", only=("benign",)),
     "rain": Arm(procedure="rain"),
     "rain-whole": Arm(procedure="rain", horizon="answer"),
     "rain-twice": Arm(procedure="rain", times=2),

@@ -111,7 +111,10 @@ def test_each_situation_has_its_question_its_arms_and_its_number_of_prompts() ->
     assert made["harmful"]["rain-shuffled"].n == 150
     assert made["harmful"]["rain"].scorer == "self"
     assert made["benign"]["rain"].scorer == "self-agency"
-    assert made["benign"]["rain-harm-question"].scorer == "self"
+    assert {arm: job.scorer for arm, job in made["benign"].items() if arm.endswith("-harm-question")} == {
+        f"{search}-harm-question": "self" for search in ("best-of-4", "best-of-16", "rain")
+    }
+    assert "best-of-16-harm-question" not in made["harmful"]
     assert made["harmful"]["rain-shuffled"].scorer == "self-shuffled"
     assert "rain-shuffled" not in made["benign"]
     assert made["harmful"]["greedy"].temperature == 0.0
