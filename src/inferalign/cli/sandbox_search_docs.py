@@ -53,7 +53,7 @@ def margins(facts: Mapping[str, Any]) -> str:
 
 
 def controls(facts: Mapping[str, Any]) -> str:
-    """Best-of-N less the two decodings that draw as it does and ask no judge, paired by prompt."""
+    """Best-of-N less the two decodings that draw and ask no judge, paired by prompt."""
     rows = []
     for name in _studied(facts):
         for arm in ("best-of-4", "best-of-16"):
