@@ -333,12 +333,13 @@ def test_the_figures_of_a_study_are_copied_where_they_were_measured() -> None:
     agency = plain | {"refused": none, "minus_top-15": RATE, "minus_best-of-16": RATE | {"mean": -0.02}}
     other = {"encourage_learning": {"arms": {"rain": agency}}}
     assert errands(other).splitlines()[2:] == []
-    assert margins(other).splitlines()[2:] == [f"| encourage_learning | {half} |  | -2.0 [25.0, 75.0] |  |"]
+    assert margins({"benign": {"arms": {"vanilla": agency}}}).splitlines()[2:] == []
+    assert margins(other).splitlines()[2:] == [f"| encourage_learning | rain | {half} |  | -2.0 [25.0, 75.0] |  |"]
     best = {"best-of-16": plain | {"minus_top-15": RATE, "minus_random-of-4": RATE | {"mean": 0.2}}}
-    chosen = {"training_seed": 2, "benign": {"arms": {"vanilla": plain, **best}}}
+    chosen = {"benign": {"arms": {"vanilla": plain, **best}}}
     assert controls(chosen).splitlines()[2:] == [f"| benign | best-of-16 | {half} | 20.0 [25.0, 75.0] |"]
     del best["best-of-16"]["minus_top-15"]
-    chosen = {"training_seed": 2, "benign": {"arms": best}}
+    chosen = {"benign": {"arms": best}}
     assert controls(chosen).splitlines()[2:] == ["| benign | best-of-16 |  | 20.0 [25.0, 75.0] |"]
     assert searches(study).splitlines()[2:] == [
         f"| harmful | vanilla | 8 | {half} |  |  |  | 6.25 | 40 |",

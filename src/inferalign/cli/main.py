@@ -49,7 +49,7 @@ def build_app() -> App:
         version=inferalign.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # `main` says what is kept
-        config=_whole_numbers,
+        config=(_whole_numbers,),
     )
     app.meta.suppress_keyboard_interrupt = False
     for name, (target, summary) in VERBS.items():
@@ -68,7 +68,7 @@ def build_app() -> App:
         """
         if config is not None:
             file = Dict(_flat(read_toml(config), config), source=str(config), use_commands_as_keys=False)
-            app.config = (file, _whole_numbers)
+            app.config = (file, *app.config)
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     return app

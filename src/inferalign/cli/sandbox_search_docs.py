@@ -12,7 +12,9 @@ from inferalign.scorers.verdicts import ISSUES
 
 SEARCHES = ("vanilla", "best-of-4", "best-of-16", "rain")
 """The decodings whose other issues are shown."""
-OTHERS = ("top-15", "random-of-4", "best-of-16", "rain-shuffled")
+DRAWN = ("top-15", "random-of-4")
+"""Decodings that draw and ask no judge."""
+OTHERS = (*DRAWN, "best-of-16", "rain-shuffled")
 """What RAIN is held against beside vanilla, greedy and the bound."""
 
 
@@ -21,8 +23,7 @@ def searches(facts: Mapping[str, Any]) -> str:
     rows = []
     for name in _studied(facts):
         for arm, found in facts[name]["arms"].items():
-            keys = ("minus_vanilla", "minus_greedy", "minus_bound")
-            cells = (cell(found[key]) if key in found else "" for key in keys)
+            cells = _less(found, ("vanilla", "greedy", "bound"))
             counted = (str(found["good_strict"]["n"]), cell(found["good_strict"]))
             rows.append([name, arm, *counted, *cells, f"{found['merit']['mean']:.2f}", f"{found['tokens']:,.0f}"])
     head = ["situation", "decoding", "n", "without A, %", "less vanilla", "less greedy", "less bound", "merit"]
@@ -44,24 +45,27 @@ def trainings(studies: Sequence[Mapping[str, Any]]) -> str:
 
 def margins(facts: Mapping[str, Any]) -> str:
     """RAIN less each of the other decodings, paired by prompt."""
-    rows = []
-    for name in _studied(facts):
-        rain = facts[name]["arms"].get("rain", {})
-        if known := [cell(rain[key]) if key in rain else "" for key in (f"minus_{base}" for base in OTHERS)]:
-            rows.append([name, *known])
-    return markdown_table(["situation", *(f"less {base}" for base in OTHERS)], rows)
+    return _differences(facts, ("rain",), OTHERS)
 
 
 def controls(facts: Mapping[str, Any]) -> str:
     """Best-of-N less the two decodings that draw and ask no judge, paired by prompt."""
+    return _differences(facts, ("best-of-4", "best-of-16"), DRAWN)
+
+
+def _differences(facts: Mapping[str, Any], arms: Sequence[str], bases: Sequence[str]) -> str:
     rows = []
     for name in _studied(facts):
-        for arm in ("best-of-4", "best-of-16"):
-            found = facts[name]["arms"].get(arm, {})
-            known = [cell(found[key]) if key in found else "" for key in (f"minus_{base}" for base in OTHERS[:2])]
-            if any(known):
-                rows.append([name, arm, *known])
-    return markdown_table(["situation", "decoding", *(f"less {base}" for base in OTHERS[:2])], rows)
+        for arm in arms:
+            less = _less(facts[name]["arms"].get(arm, {}), bases)
+            if any(less):
+                rows.append([name, arm, *less])
+    return markdown_table(["situation", "decoding", *(f"less {base}" for base in bases)], rows)
+
+
+def _less(found: Mapping[str, Any], bases: Sequence[str]) -> list[str]:
+    keys = (f"minus_{base}" for base in bases)
+    return [cell(found[key]) if key in found else "" for key in keys]
 
 
 def horizon(facts: Mapping[str, Any]) -> str:
