@@ -359,6 +359,9 @@ def test_failures_are_those_of_rain() -> None:
     assert failures(study).splitlines()[2:] == [
         "| benign | 48 | 47 | 46 | 2 | -0.99 | 50.0 [25.0, 75.0] | 90.0 [25.0, 75.0] |"
     ]
+    alone = {"mean": 0.8333, "low": None, "high": None, "n": 1}
+    one = {"benign": {"failures": some | shares | {"failed": 1, "good_accepted": alone}}}
+    assert "| -0.99 | 83.3 | 90.0 [25.0, 75.0] |" in failures(one), "a rate of one prompt has no interval"
 
 
 def test_other_studies_are_copied() -> None:

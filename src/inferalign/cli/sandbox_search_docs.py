@@ -193,10 +193,13 @@ def law(facts: Mapping[str, Any]) -> str:
 
 
 def cell(estimate: Mapping[str, Any]) -> str:
-    """`50.0 [25.0, 75.0]`, in %, or a dash where nothing was measured."""
+    """`50.0 [25.0, 75.0]`, in %; a mean of one alone has no interval, and a dash says that nothing was measured."""
     if estimate["mean"] is None:
         return "-"
-    return f"{100 * estimate['mean']:z.1f} [{100 * estimate['low']:z.1f}, {100 * estimate['high']:z.1f}]"
+    mean = f"{100 * estimate['mean']:z.1f}"
+    if estimate["low"] is None:
+        return mean
+    return f"{mean} [{100 * estimate['low']:z.1f}, {100 * estimate['high']:z.1f}]"
 
 
 SEARCH_TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
